@@ -1,0 +1,47 @@
+# Each target does its own set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/
+PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
+ARGS ?=
+
+.PHONY: help demo test lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/base: pyproject.toml constraints.txt
+	@echo "== virtual environment and dependencies (minutes at the first time, most of it downloads)"
+	@$(PYTHON) -c 'import sys; sys.exit("nudge needs Python 3.11 or newer: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	@echo "== tools for tests and training: torch is large"
+	@$(PIP) -e '.[dev,transformers]'
+	@touch $@
+
+demo: $(VENV)/base ## a broker, a Redis, a worker and a real event log, live; ARGS="--events 50000 --json"
+	@$(RUN)nudge demo $(ARGS)
+
+test: lint ## linters, types, unit and integration tests
+	@echo "== tests"
+	@$(RUN)pytest $(ARGS)
+
+lint: $(VENV)/dev ## format, linter, types, import contract
+	@echo "== lint"
+	@$(RUN)ruff format --check --quiet .
+	@$(RUN)ruff check --quiet .
+	@$(RUN)mypy
+	@$(RUN)lint-imports
+
+bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
+	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
