@@ -1,0 +1,1 @@
+"""Learning and scoring. Pure: no network, no clock of its own; time is always an argument."""

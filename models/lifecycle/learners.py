@@ -1,0 +1,141 @@
+"""All learners that live on one partition of the examples topic: records in, snapshots out.
+
+Each record is learned once: records carry the position of the outbox entry that they came from, and one that is not
+above the last learned from its events partition is a second copy. An outcome's learner begins with its first record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from models.lifecycle.snapshot import Snapshot, SnapshotRefused
+from models.outcomes.learner import ExampleRefused, OutcomeLearner
+from models.recommend.learner import RecommendLearner
+from schemas.example import Example, Interaction
+
+RECOMMEND: Final = "recommend"
+"""Model name of the recommender's snapshots."""
+
+
+class LearnerSet:
+    """The learners of one examples partition.
+
+    `learned`, `repeated` and `refused` count records since this object was made. Not safe from two threads at once:
+    nothing may be learned while `snapshots` runs elsewhere.
+    """
+
+    def __init__(self, feature_names: Sequence[str], schema: str) -> None:
+        """Learn outcomes from rows of `feature_names`, whose layout hashes to `schema`."""
+        self.outcomes: dict[str, OutcomeLearner] = {}
+        self.recommend: RecommendLearner | None = None
+        self.positions: dict[int, tuple[int, int]] = {}
+        self.learned = self.repeated = self.refused = 0
+        self._names = tuple(feature_names)
+        self._schema = schema
+
+    def learn(self, record: Example | Interaction) -> bool:
+        """Take one record in; False, and nothing changed but a counter, for a second copy of one learned before.
+
+        An example that does not fit its learner (of another feature layout, say) is counted as refused and passed:
+        it is False too, and its position is taken as done.
+        """
+        position = (record.offset, record.index)
+        last = self.positions.get(record.partition)
+        if last is not None and position <= last:
+            self.repeated += 1
+            return False
+        self.positions[record.partition] = position
+        try:
+            self._route(record)
+        except ExampleRefused:
+            self.refused += 1
+            return False
+        self.learned += 1
+        return True
+
+    def snapshots(self, version: int, created_at: int) -> list[Snapshot]:
+        """One snapshot a learner, outcomes by name and the recommender last.
+
+        `version` is the examples offset of the last record taken, `created_at` the event time in epoch milliseconds.
+        All belong together: publish all or none.
+        """
+        taken = [self._outcome_snapshot(self.outcomes[name], version, created_at) for name in sorted(self.outcomes)]
+        if self.recommend is not None:
+            taken.append(self._recommend_snapshot(self.recommend, version, created_at))
+        return taken
+
+    @classmethod
+    def restore(cls, snapshots: Iterable[Snapshot], feature_names: Sequence[str], schema: str) -> LearnerSet:
+        """The set that took `snapshots`: it goes on exactly as that one did; without any, an empty set.
+
+        Raises SnapshotRefused where they are not all of one version and one set of positions, where an outcome was
+        learned on another feature layout, or where the contents do not decode.
+        """
+        restored = cls(feature_names, schema)
+        held: Snapshot | None = None
+        for snapshot in snapshots:
+            if held is not None and (snapshot.version, snapshot.positions) != (held.version, held.positions):
+                raise SnapshotRefused(f"{snapshot.model} and {held.model} were not taken together: resume from one set")
+            held = snapshot
+            restored._resume(snapshot)
+        if held is not None:
+            restored.positions = dict(held.positions)
+        return restored
+
+    def _route(self, record: Example | Interaction) -> None:
+        if isinstance(record, Interaction):
+            if self.recommend is None:
+                self.recommend = RecommendLearner()
+            self.recommend.learn(record)
+            return
+        learner = self.outcomes.get(record.outcome)
+        if learner is None:
+            learner = OutcomeLearner(record.outcome, self._names, self._schema)
+            learner.learn(record)
+            self.outcomes[record.outcome] = learner
+        else:
+            learner.learn(record)
+
+    def _resume(self, snapshot: Snapshot) -> None:
+        try:
+            if snapshot.kind == "recommend":
+                self.recommend = RecommendLearner.from_bytes(snapshot.learning)
+                return
+            learner = OutcomeLearner.from_bytes(snapshot.learning)
+        except (msgspec.DecodeError, ValueError, KeyError) as error:
+            raise SnapshotRefused(f"{snapshot.model}: version {snapshot.version} does not decode: {error}") from error
+        if (learner.schema, learner.names) != (self._schema, self._names):
+            raise SnapshotRefused(
+                f"{snapshot.model}: version {snapshot.version} was learned on the feature layout {learner.schema!r}, "
+                f"this release computes {self._schema!r}: learn again from the beginning of the examples"
+            )
+        self.outcomes[snapshot.model] = learner
+
+    def _outcome_snapshot(self, learner: OutcomeLearner, version: int, created_at: int) -> Snapshot:
+        return Snapshot(
+            model=learner.outcome,
+            kind="outcome",
+            version=version,
+            schema=learner.schema,
+            created_at=created_at,
+            positions=dict(self.positions),
+            metrics=learner.evaluation.metrics(),
+            scoring=learner.scorer().to_bytes(),
+            learning=learner.to_bytes(),
+        )
+
+    def _recommend_snapshot(self, learner: RecommendLearner, version: int, created_at: int) -> Snapshot:
+        return Snapshot(
+            model=RECOMMEND,
+            kind="recommend",
+            version=version,
+            schema="",
+            created_at=created_at,
+            positions=dict(self.positions),
+            metrics=learner.metrics(),
+            scoring=learner.scoring(),
+            learning=learner.to_bytes(),
+        )

@@ -1,0 +1,1 @@
+"""Online models with delayed labels: conversion, click-through and churn are configurations of one mechanism."""
