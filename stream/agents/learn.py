@@ -1,0 +1,118 @@
+"""The learn agent: examples in, signed snapshots out. A model learns here and nowhere else.
+
+The fence of an examples partition moves only when a snapshot is published, in the same breath; so after a crash the
+learner resumes from the snapshot and reads again exactly the examples that it does not include.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from redis.asyncio import Redis
+
+from models.lifecycle.learners import LearnerSet
+from models.lifecycle.snapshot import seal
+from models.outcomes.features import NAMES, SCHEMA
+from schemas.example import Example, Interaction
+from stream.delivery.fence import Fence, advance_fence, hash_record
+from stream.metrics import Metrics
+from stream.settings import Settings
+from stream.stages.batch import Record
+from stream.state.keys import tag_source
+from stream.state.snapshots import describe_publication, list_versions, read_snapshot
+
+log = logging.getLogger(__name__)
+
+_decode = msgspec.json.Decoder(Example | Interaction).decode
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What all learn sessions of a worker share; `key` signs."""
+
+    settings: Settings
+    redis: Redis
+    key: bytes
+    metrics: Metrics
+
+    def open(self, partition: int, fence: Fence) -> LearnSession:
+        """Session for an examples partition just acquired."""
+        return LearnSession(self, partition, fence)
+
+
+class LearnSession:
+    """Learns one partition of the examples under one owner token."""
+
+    def __init__(self, learning: Learning, partition: int, fence: Fence) -> None:
+        self.learning = learning
+        self.fence = fence
+        self.tag = tag_source("examples", partition)
+        self.learners = LearnerSet(NAMES, SCHEMA)
+        self.last: Record | None = None
+        self.published_at = time.monotonic()
+        self.created_at = fence.clock
+
+    async def open(self) -> int:
+        """Restore the learners as they were when the fence was moved to where it stands."""
+        learning = self.learning
+        snapshots = []
+        for name, version in (await list_versions(learning.redis, self.tag)).items():
+            if version != self.fence.next - 1:
+                continue
+            found = await read_snapshot(learning.redis, self.tag, name, version, learning.key)
+            if found is not None:
+                snapshots.append(found)
+        self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA)
+        return self.fence.next
+
+    async def close(self) -> None:
+        """What was learned since the last snapshot is learned again by the next owner."""
+
+    async def wait_for_room(self) -> None:
+        """Learning never waits."""
+
+    async def handle(self, records: Sequence[Record]) -> None:
+        """Learn the records, and publish when it is time."""
+        for record in records:
+            self._learn(record)
+        self.last = records[-1]
+        await self._publish_if_due()
+
+    async def idle(self) -> None:
+        """Publish what is left over when no more comes."""
+        await self._publish_if_due()
+
+    def _learn(self, record: Record) -> None:
+        try:
+            example = _decode(record.value or b"")
+        except msgspec.DecodeError as error:
+            log.error("%s: offset %d is no example: %s", self.tag, record.offset, error)
+            return
+        self.learners.learn(example)
+        moment = example.exposed_at if isinstance(example, Example) else example.ts
+        self.created_at = max(self.created_at, moment)
+
+    async def _publish_if_due(self) -> None:
+        interval = self.learning.settings.models.snapshot_interval / 1000
+        if self.last is not None and time.monotonic() - self.published_at >= interval:
+            await self._publish(self.last)
+
+    async def _publish(self, last: Record) -> None:
+        learning = self.learning
+        sealed = await asyncio.to_thread(self._seal, last.offset)
+        now = int(time.time() * 1000)
+        commands = await describe_publication(learning.redis, self.tag, sealed, now, learning.settings.models.keep)
+        to = msgspec.structs.replace(
+            self.fence, next=last.offset + 1, last_hash=hash_record(last), clock=self.created_at
+        )
+        await advance_fence(learning.redis, self.tag, self.fence, to, commands)
+        self.fence, self.last, self.published_at = to, None, time.monotonic()
+
+    def _seal(self, version: int) -> list[tuple[str, int, bytes]]:
+        snapshots = self.learners.snapshots(version, self.created_at)
+        return [(snapshot.model, version, seal(snapshot, self.learning.key)) for snapshot in snapshots]

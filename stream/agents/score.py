@@ -1,0 +1,205 @@
+"""The score agent: batches of events in, one fenced commit each, entries handed to the drain."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from aiokafka.errors import KafkaError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from models.lifecycle.registry import Champions
+from schemas.reasons import Rejected
+from schemas.trigger import RecommendationTrigger
+from stream.delivery.commit import commit_batch
+from stream.delivery.errors import DeliveryError
+from stream.delivery.fence import Fence, hash_record
+from stream.delivery.outbox import Drain
+from stream.delivery.producer import Producer
+from stream.metrics import Metrics
+from stream.settings import Settings
+from stream.stages.batch import Batch, IdleRecord, Item, Position, Record
+from stream.stages.pipeline import Stages
+from stream.state.keys import tag_events
+from stream.state.people import People
+from stream.state.profiles import UnknownState
+from stream.vitals import Vitals
+
+log = logging.getLogger(__name__)
+
+OURS = (DeliveryError, UnknownState, RedisError, KafkaError, OSError)
+"""Failures of the way, not of an event: the batch goes again, whole."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What all score sessions of a worker share."""
+
+    settings: Settings
+    redis: Redis
+    producer: Producer
+    stages: Stages
+    champions: Champions
+    metrics: Metrics
+    vitals: Vitals
+    newest: deque[RecommendationTrigger]
+    """The last few triggers, for those who watch; the newest first."""
+    sessions: dict[int, ScoreSession] = field(default_factory=dict)
+    """The partitions that are at work here."""
+
+    def open(self, partition: int, fence: Fence) -> ScoreSession:
+        """Session for a partition just acquired."""
+        return ScoreSession(self, partition, fence)
+
+
+class ScoreSession:
+    """Scores the events of one partition under one owner token."""
+
+    def __init__(self, scoring: Scoring, partition: int, fence: Fence) -> None:
+        self.scoring = scoring
+        self.partition = partition
+        self.fence = fence
+        self.tag = tag_events(partition)
+        settings = scoring.settings
+        self.people = People(scoring.redis, self.tag, settings.batch.cached_people, settings.batch.closings_per_event)
+        self.drain = Drain(settings, scoring.redis, scoring.producer, self.tag, fence, scoring.metrics, scoring.vitals)
+        self.quiet_since = time.monotonic()
+
+    async def open(self) -> int:
+        """Take over what waits in the outbox."""
+        await self.drain.open()
+        self.scoring.sessions[self.partition] = self
+        return self.fence.next
+
+    async def close(self) -> None:
+        """Stop the drain; the next owner sends what is left."""
+        self.scoring.sessions.pop(self.partition, None)
+        await self.drain.close()
+        self.scoring.metrics.forget_partition(self.partition)
+
+    async def wait_for_room(self) -> None:
+        """Back-pressure: nothing is decided while too much waits to be sent."""
+        await self.drain.wait_for_room()
+
+    async def handle(self, records: Sequence[Record]) -> None:
+        """Score and commit; an event that makes a stage fail is found by halving and sent to the dead letters."""
+        self.quiet_since = time.monotonic()
+        try:
+            await self._apply(records)
+        except OURS:
+            self.people.clear()
+            raise
+        except Exception as error:
+            self.people.clear()
+            if len(records) == 1:
+                log.exception("%s: offset %d makes a stage fail", self.tag, records[0].offset)
+                await self._apply(records, _describe_crash(error))
+                return
+            half = len(records) // 2
+            await self.handle(records[:half])
+            await self.handle(records[half:])
+
+    async def idle(self) -> None:
+        """Close what fell due in a partition without events, as of the wall clock; under event time, time stands."""
+        settings = self.scoring.settings
+        quiet = (time.monotonic() - self.quiet_since) * 1000
+        if settings.clock == "event" or quiet < settings.idle_after or self.fence.next == 0:
+            return
+        self.quiet_since = time.monotonic()
+        now = int(time.time() * 1000)
+        record = IdleRecord(self.fence.next - 1, now)
+        batch = self._begin([])
+        # The watermark in the fence stays: an event that comes late all the same must find it where a replay would.
+        batch.items = [Item(record, None, None, None, now, now - settings.lateness)]
+        await self.people.load(batch, now - settings.lateness)
+        if batch.due:
+            await self.scoring.stages.run(batch, self.scoring.champions.current)
+            await self._commit(batch, self.fence.next, self.fence.last_hash)
+
+    def _begin(self, records: Sequence[Record]) -> Batch:
+        return Batch(
+            self.partition,
+            self.scoring.settings.topics.events,
+            records,
+            self.fence.clocks(),
+            emitted=self.fence.emitted,
+        )
+
+    async def _apply(self, records: Sequence[Record], crash: Rejected | None = None) -> None:
+        began = time.perf_counter()
+        batch = self._begin(records)
+        if crash is None:
+            self.scoring.stages.decode(batch)
+        else:
+            batch.rejected = [(record, crash) for record in records]
+        decoded = time.perf_counter()
+        await self.people.load(batch, batch.clock.watermark)
+        loaded = time.perf_counter()
+        seconds = await self.scoring.stages.run(batch, self.scoring.champions.current)
+        scored = time.perf_counter()
+        await self._commit(batch, records[-1].offset + 1, hash_record(records[-1]))
+        seconds |= {"decode": decoded - began}
+        self._observe(batch, seconds, {"fetch": loaded - decoded, "commit": time.perf_counter() - scored})
+
+    async def _commit(self, batch: Batch, end: int, last_hash: str) -> None:
+        emitted = batch.entries[-1].position if batch.entries else self.fence.emitted
+        to = msgspec.structs.replace(
+            self.fence,
+            next=end,
+            clock=batch.clock.now,
+            watermark=batch.clock.watermark,
+            last_hash=last_hash,
+            emitted=Position(*emitted),
+        )
+        ttl = self.scoring.settings.profile_ttl
+        await commit_batch(self.scoring.redis, self.tag, batch, self.fence, to, ttl)
+        self.fence = to
+        self.people.accept(batch)
+        self.drain.add(batch.entries)
+        self.scoring.newest.extendleft(batch.triggers)
+
+    def _observe(self, batch: Batch, seconds: dict[str, float], calls: dict[str, float]) -> None:
+        """Tell the metrics, once a batch."""
+        metrics = self.scoring.metrics
+        for stage, spent in seconds.items():
+            metrics.stages.of(stage).observe(spent)
+        for call, spent in calls.items():
+            metrics.redis.of(call).observe(spent)
+        metrics.batch_size.of().observe(len(batch.records))
+        now = time.time() * 1000
+        metrics.observe_latency([(now - record.timestamp) / 1000 for record in batch.records])
+        counts = batch.counts
+        results = {("unknown", "dead_letter"): counts["dead_letters"]}
+        for result, prefix in (("scored", "scored:"), ("denied", "denied:"), ("duplicate", "duplicates:")):
+            results |= {(role, result): number for role, number in _strip(counts, prefix).items()}
+        metrics.count_events(results)
+        metrics.dead_letters.add_all(_strip(counts, "dead_letters:"))
+        metrics.late.add(counts["late"])
+        metrics.consents.add(counts["consents"])
+        metrics.denials.add(counts["denied"])
+        metrics.suppressed.add_all(_strip(counts, "suppressed:"))
+        for name, number in _strip(counts, "examples:").items():
+            metrics.examples.add(number, *name.split(":"))
+        for trigger in batch.triggers:
+            metrics.triggers.add(1, trigger.rule, trigger.variant or "")
+        if batch.sentiments:
+            metrics.count_sentiment(
+                Counter(found.source for found in batch.sentiments), Counter(found.label for found in batch.sentiments)
+            )
+
+
+def _strip(counts: Counter[str], prefix: str) -> dict[str, int]:
+    return {name[len(prefix) :]: number for name, number in counts.items() if name.startswith(prefix)}
+
+
+def _describe_crash(error: Exception) -> Rejected:
+    """What the dead letter says: the error's type and where it was raised, never its text, which may hold data."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} in {frame.name}"
+    return Rejected("crash", None, f"{type(error).__name__} at {where}; this is a bug in nudge, report it")

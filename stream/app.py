@@ -1,0 +1,317 @@
+"""Composition root: settings in, a running worker out. Nothing else builds objects.
+
+Faust is the host: it runs the agents, the catalogue's consumer and the engine's services. What must not be lost comes
+through the batch sources, which put their batches before the agents' channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import faust
+import uvloop
+from aiohttp import web
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from models.lifecycle.registry import Champions
+from models.outcomes.features import SCHEMA
+from models.sentiment.cascade import Cascade
+from schemas.trigger import RecommendationTrigger
+from stream.agents.items import upsert_items
+from stream.agents.learn import Learning
+from stream.agents.models import ModelLoader
+from stream.agents.privacy import PrivacySession
+from stream.agents.score import Scoring
+from stream.broker import TopicSpec, describe_topics, ensure_topics, probe
+from stream.delivery.connection import describe_connection, describe_security
+from stream.delivery.fence import Fence
+from stream.delivery.producer import Producer
+from stream.delivery.session import Offer, Session, SessionFactory
+from stream.delivery.source import BatchSource
+from stream.metrics import Metrics
+from stream.settings import BadSettings, Settings, require_servers
+from stream.stages.pipeline import Stages
+from stream.state.client import call, connect_redis
+from stream.state.keys import tag_events
+from stream.state.partition import check_partitions, clear_partition
+from stream.view import LiveView, PartitionView, build_view
+from stream.vitals import Vitals, watch_loop
+from stream.web.server import WebService, build_app
+
+log = logging.getLogger(__name__)
+
+AGENTS_AT_ONCE: Final = 4
+"""Partitions whose batches may be between the stages at the same time; their waits for Redis overlap."""
+
+
+def list_topics(settings: Settings) -> list[TopicSpec]:
+    """The topics of this installation, as they are made where they are missing."""
+    topics = settings.topics
+    stamp = "CreateTime" if settings.clock == "event" else "LogAppendTime"
+    keep = topics.retention or -1
+
+    def spec(name: str, partitions: int, **options: Any) -> TopicSpec:
+        return TopicSpec(name=name, partitions=partitions, replication=topics.replication, **options)
+
+    return [
+        spec(topics.events, topics.partitions, retention_ms=keep, timestamp_type=stamp),
+        spec(topics.privacy, 1),
+        spec(topics.items, 1, cleanup="compact"),
+        spec(topics.recommendations, topics.partitions, retention_ms=keep),
+        spec(topics.examples, 1, retention_ms=topics.retention_examples or -1),
+        spec(topics.dead_letters, 1, retention_ms=keep),
+    ]
+
+
+async def find_topics(settings: Settings) -> dict[str, int]:
+    """Partition counts of the topics, made where they are missing and that is allowed; else raises `BadSettings`."""
+    specs = list_topics(settings)
+    bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
+    if settings.topics.create:
+        return await ensure_topics(bootstrap, specs, connection=security)
+    found = await describe_topics(bootstrap, [spec.name for spec in specs], connection=security)
+    missing = [spec.name for spec in specs if spec.name not in found]
+    if missing:
+        raise BadSettings(f"topics.create is off and there is no topic {', '.join(missing)}: create them first")
+    return {name: state.partitions for name, state in found.items()}
+
+
+class Engine:
+    """Everything that one worker process holds, from `start` to `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        require_servers(settings)
+        assert settings.models.snapshot_key is not None
+        self.settings = settings
+        self.key = settings.models.snapshot_key.get_secret_value().encode()
+        self.metrics = Metrics()
+        self.vitals = Vitals()
+        self.redis: Redis = connect_redis(settings)
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="sentiment")
+        self.champions = Champions(SCHEMA)
+        self.started_at = int(time.time() * 1000)
+        self.titles: dict[str, str] = {}
+        self.tasks: list[asyncio.Task[None]] = []
+        self.sources: list[BatchSource] = []
+        self.faust = build_faust(settings)
+        add_catalogue(self.faust, settings.topics.items, self.redis)
+
+    async def start(self) -> None:
+        """Connect, check, and begin to work; raises what stops a start, with what to do about it."""
+        settings = self.settings
+        await self.redis.ping()
+        capabilities = await probe(settings.kafka.bootstrap, connection=describe_security(settings))
+        log.info("broker can do: %s", capabilities)
+        partitions = await find_topics(settings)
+        count = partitions[settings.topics.events]
+        await check_partitions(self.redis, count, settings.partitioner)
+        self.producer = Producer(settings, idempotent=capabilities.idempotence)
+        await self.producer.start()
+        await self._prepare_scoring(count, partitions[settings.topics.examples])
+        self._build_sources("read_committed" if capabilities.transactions else "read_uncommitted")
+        self.web = WebService(self._build_web(), settings.http.host, settings.http.port)
+        await self.web.start()
+        self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
+        self.faust.finalize()
+        await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
+        log.info("at work; live page at %s", self.web.url)
+
+    async def stop(self) -> None:
+        """Finish what is in flight, leave the groups, disconnect."""
+        self.vitals.pause("shutdown")
+        await asyncio.gather(*(source.stop() for source in self.sources))
+        await self.faust.stop()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.producer.stop()
+        await self.web.stop()
+        await self.redis.aclose()
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare_scoring(self, partitions: int, examples: int) -> None:
+        settings = self.settings
+        self.loader = ModelLoader(settings, self.redis, self.champions, self.key, examples, self.metrics)
+        await self.loader.load()
+        if settings.models.pinned is not None and not self.loader.seen:
+            raise BadSettings(f"models.pinned: there is no snapshot of version {settings.models.pinned} in Redis")
+        scorer = Cascade(settings.sentiment.folder, settings.sentiment.cache) if settings.sentiment.enabled else None
+        self.newest: deque[RecommendationTrigger] = deque(maxlen=12)
+        self.scoring = Scoring(
+            settings=settings,
+            redis=self.redis,
+            producer=self.producer,
+            stages=Stages(settings, partitions, scorer, self.executor),
+            champions=self.champions,
+            metrics=self.metrics,
+            vitals=self.vitals,
+            newest=self.newest,
+        )
+
+    def _build_sources(self, isolation_level: str) -> None:
+        topics = self.settings.topics
+        learning = Learning(self.settings, self.redis, self.key, self.metrics)
+
+        def open_privacy(partition: int, fence: Fence) -> Session:
+            return PrivacySession(self.settings, self.redis, self.producer, partition, fence)
+
+        async def clear(partition: int) -> None:
+            cleared = await clear_partition(self.redis, tag_events(partition))
+            if cleared:
+                log.error("partition %d had no fence but %d keys, deleted: the log is read again", partition, cleared)
+
+        self._source("events", topics.events, self.scoring.open, prepare=clear)
+        self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
+        self._source("privacy", topics.privacy, open_privacy)
+
+    def _source(self, name: str, topic: str, open_session: SessionFactory, **options: Any) -> None:
+        channel = self.faust.channel(value_type=Offer)
+        source = BatchSource(
+            name, topic, self.settings, self.redis, channel.put, open_session, self.metrics, self.vitals, **options
+        )
+        at_once = AGENTS_AT_ONCE if name == "events" else 1
+        self.faust.agent(channel, name=AGENT_NAMES[name], concurrency=at_once)(work_offers)
+        self.sources.append(source)
+
+    def _build_web(self) -> web.Application:
+        token = self.settings.http.token
+        secret = token.get_secret_value() if token else None
+        return build_app(self.metrics, self.vitals, self.view, secret, reveal=self.settings.http.reveal)
+
+    def view(self) -> LiveView:
+        """What the live page shows now."""
+        sessions = self.scoring.sessions
+        lags = self.sources[0].lags()
+        return build_view(
+            self.metrics,
+            self.vitals,
+            at=int(time.time() * 1000),
+            started_at=self.started_at,
+            window_days=self.settings.outcomes[0].window / 86_400_000 if self.settings.outcomes else 0,
+            triggers=list(self.newest),
+            titles=self.titles,
+            partitions=[
+                PartitionView(
+                    partition=number,
+                    mine=True,
+                    next=session.fence.next,
+                    outbox=len(session.drain.waiting),
+                    lag=lags.get(number),
+                )
+                for number, session in sorted(sessions.items())
+            ],
+        )
+
+    def _spawn(self, *work: Coroutine[Any, Any, None]) -> None:
+        self.tasks += [asyncio.create_task(one) for one in work]
+
+    async def _watch(self) -> None:
+        """Tell vitals and metrics twice a second where the partitions stand."""
+        events = self.sources[0]
+        while True:
+            lags = events.lags()
+            self.vitals.progress(sum(events.positions().values()), sum(lags.values()))
+            for number, session in list(self.scoring.sessions.items()):
+                fence = session.fence
+                self.metrics.set_partition(
+                    number,
+                    lag=lags.get(number, 0),
+                    watermark_delay=max(fence.clock - fence.watermark, 0) / 1000,
+                    outbox=len(session.drain.waiting),
+                )
+            with contextlib.suppress(RedisError, OSError):
+                await self._name_items()
+            await asyncio.sleep(0.5)
+
+    async def _name_items(self) -> None:
+        """Look up the titles of the items in the newest triggers."""
+        wanted = {item.item_id for trigger in self.newest for item in trigger.items} - self.titles.keys()
+        for item in wanted:
+            title = await call(self.redis, "HGET", f"item:{item}", "title")
+            if title is not None:
+                self.titles[item] = title.decode()
+
+
+AGENT_NAMES: Final = {"events": "score", "examples": "learn", "privacy": "privacy"}
+
+
+async def work_offers(stream: AsyncIterable[Offer]) -> None:
+    """Body of the score, learn and privacy agents: each batch goes to the session that it was read for."""
+    async for offer in stream:
+        await offer.work()
+
+
+def build_faust(settings: Settings) -> faust.App:
+    """The host. Its own consumer carries the catalogue alone, which can be read again."""
+    return faust.App(
+        f"{settings.app}-host",
+        broker=f"kafka://{settings.kafka.bootstrap.replace(',', ';')}",
+        broker_credentials=describe_credentials(settings),
+        broker_session_timeout=settings.kafka.session_timeout / 1000,
+        broker_heartbeat_interval=settings.kafka.heartbeat / 1000,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+    )
+
+
+def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
+    """The items agent: upserts in groups, so that a whole catalogue read again costs little."""
+
+    async def items(stream: Any) -> None:
+        async for values in stream.take(500, within=0.2):
+            await upsert_items(redis, [value for value in values if value is not None])
+
+    raw = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
+    app.agent(raw, name="items")(items)
+
+
+def describe_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Faust's form of the same credentials that every other client uses."""
+    connection = describe_connection(settings)
+    context = connection.get("ssl_context")
+    if "sasl_mechanism" in connection:
+        return faust.SASLCredentials(
+            username=connection["sasl_plain_username"],
+            password=connection["sasl_plain_password"],
+            mechanism=connection["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context=context) if context is not None else None
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = Engine(settings)
+    await engine.start()
+    try:
+        await stop.wait()
+    finally:
+        await engine.stop()
+
+
+def run_worker(settings: Settings) -> None:
+    """Entry point of `nudge worker`: blocks until the worker is told to stop."""
+    configure_logging(settings.log_level)
+    uvloop.run(serve(settings))
+
+
+def configure_logging(level: str) -> None:
+    """One line a record; the Kafka clients speak only when something is wrong."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("aiokafka", "faust", "mode"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

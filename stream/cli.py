@@ -1,0 +1,241 @@
+"""The console script `nudge`: arguments in, one call out; each command lives in a module of its own.
+
+Settings problems end it with exit code 2, a server that is away with 3, whatever else goes wrong with 1; each is told
+on standard error without a traceback, unless `--debug` is given. Modules of commands are loaded when they are called,
+so that `nudge --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from stream.settings import Settings
+
+BAD_SETTINGS = 2
+"""Exit code."""
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are told in words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error ends the process with its code."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            raise typer.Exit(tell(error)) from error
+
+
+def tell(error: Exception) -> int:
+    """Print what went wrong on standard error; the exit code for it."""
+    from stream.commands import CommandError
+    from stream.settings import BadSettings
+
+    if isinstance(error, BadSettings):
+        sys.stderr.write("The settings can't be used:\n" + "".join(f"  {line}\n" for line in str(error).splitlines()))
+        return BAD_SETTINGS
+    if isinstance(error, CommandError):
+        sys.stderr.write(f"{error}\n")
+        return error.code
+    sys.stderr.write(f"{type(error).__name__}: {error} (`nudge --debug ...` shows where)\n")
+    return 1
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Turns a Kafka topic of marketing events into decisions about each person.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+dlq = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(dlq, name="dlq")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
+
+
+class Broker(StrEnum):
+    """Brokers that the demo can start."""
+
+    embedded = "embedded"
+    kafka = "kafka"
+    docker = "docker"
+
+
+@app.callback()
+def choose(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Turns a Kafka topic of marketing events into decisions about each person.
+
+    Settings come from NUDGE_* environment variables and nudge.yaml.
+    """
+
+
+def load(**overrides: Any) -> Settings:
+    """Build the settings, with those of `overrides` that are given."""
+    from stream.settings import load_settings
+
+    return load_settings(**overrides)
+
+
+@app.command()
+def worker(
+    http_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of /metrics and /health.")] = None,
+) -> None:
+    """Run a worker against the configured Kafka and Redis."""
+    from stream.commands.connections import name_outages
+    from stream.settings import require_servers
+
+    overrides: Mapping[str, Any] = {} if http_port is None else {"http": {"port": http_port}}
+    settings = load(**overrides)
+    require_servers(settings)
+    # The host takes a second to import: settings that are wrong are told before.
+    from stream.app import run_worker
+
+    with name_outages(settings):
+        run_worker(settings)
+
+
+@app.command()
+def demo(
+    events: Annotated[int | None, typer.Option(min=1, help="Stop after this many events.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Events per second; as fast as it goes if unset.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End by itself and print one JSON summary.")] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the live page.")] = True,
+    broker: Annotated[Broker, typer.Option(help="Which broker to start.")] = Broker.embedded,
+) -> None:
+    """Replay a real event log through a worker and show what it decides."""
+    from stream.demo import run_demo
+
+    raise typer.Exit(run_demo(events=events, rate=rate, json=as_json, browser=browser, broker=broker.value))
+
+
+@app.command()
+def produce(
+    file: Annotated[Path, typer.Argument(help="JSON lines, native or Segment, plain or gzip.")],
+    topic: Annotated[str | None, typer.Option(help="The events topic of the settings if unset.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Lines per second.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Send lines that do not decode, too.")] = False,
+) -> None:
+    """Send a file of events to Kafka."""
+    from stream.commands.produce import send_file
+
+    report = send_file(load(), file, topic=topic, rate=rate, raw=raw)
+    raise typer.Exit(int(report.acknowledged < report.lines))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check broker, topics, Redis, model files and settings, and say what to do."""
+    from stream.commands.doctor import show_health
+
+    raise typer.Exit(int(not asyncio.run(show_health(load(), as_json=as_json))))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show where each partition stands: owner, fence, lag, clock, outbox."""
+    from stream.commands.status import show_status
+
+    asyncio.run(show_status(load(), as_json=as_json))
+
+
+@app.command()
+def profile(user: Annotated[str, typer.Argument(help="User id.")], as_json: AsJson = False) -> None:
+    """Show what is kept about a person."""
+    from stream.commands.profile import show_profile
+
+    asyncio.run(show_profile(load(), user, as_json=as_json))
+
+
+@app.command()
+def tail(
+    as_json: Annotated[bool, typer.Option("--json", help="Print each trigger's JSON on one line.")] = False,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest trigger kept.")] = False,
+    limit: Annotated[int | None, typer.Option("--max", min=1, help="Stop after this many.")] = None,
+) -> None:
+    """Print triggers as they come; Ctrl-C ends it."""
+    from stream.commands.tail import run_tail
+
+    run_tail(load(), as_json=as_json, from_start=from_start, limit=limit)
+
+
+@dlq.command("list")
+def dlq_list(
+    reason: Reasons = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show the newest so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dead letter.")] = False,
+) -> None:
+    """List dead letters: why, from where, when."""
+    from stream.commands.dlq import list_letters
+
+    asyncio.run(list_letters(load(), reasons=reason or (), limit=limit, as_json=as_json))
+
+
+@dlq.command("show")
+def dlq_show(
+    place: Annotated[str, typer.Argument(help="Partition and offset, as `list` prints them: 3/17.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, bytes as base64.")] = False,
+) -> None:
+    """Show one dead letter with its bytes, which may hold personal data."""
+    from stream.commands.dlq import show_letter
+
+    asyncio.run(show_letter(load(), place, as_json=as_json))
+
+
+@dlq.command("replay")
+def dlq_replay(
+    reason: Reasons = None,
+    everything: Annotated[bool, typer.Option("--all", help="Whatever the reason.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, the oldest of each partition first.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Send dead letters back to their source topics."""
+    from stream.commands.dlq import replay_letters
+
+    if bool(reason) == everything:
+        raise typer.BadParameter("give --reason, or --all for every reason")
+    asyncio.run(replay_letters(load(), reasons=reason or (), limit=limit, dry_run=dry_run))
+
+
+@app.command()
+def schemas(
+    write: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the documents there.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Fail if the documents that ship are stale.")] = False,
+) -> None:
+    """List the contracts' JSON Schemas and AsyncAPI document, write them, or check that they are fresh."""
+    from stream.commands.schemas import check_folder, show_documents, write_into
+
+    if check and write is not None:
+        raise typer.BadParameter("give --write or --check, not both")
+    if check:
+        check_folder()
+    elif write is not None:
+        write_into(write)
+    else:
+        show_documents()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

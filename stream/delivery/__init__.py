@@ -1,0 +1,1 @@
+"""What makes a batch count once: source, assignment, fence, clock, commit, outbox, drain."""

@@ -1,0 +1,56 @@
+-- Applies one batch whole, or not at all.
+-- KEYS[1] fence, KEYS[2] outbox, KEYS[3] due set, KEYS[4] counts.
+-- ARGV: tag, owner, from, to, clock, watermark, last hash, emitted, profile ttl (ms), then six lists, each led by its
+-- number of rows: entries (id, target, key, value, headers, at), profiles (user, number of values, name, value...),
+-- windows kept (user, id, deadline, packed), windows closed (user, id), consents (user, number of values, name,
+-- value...), counts (name, by).
+-- Returns 1, or the fence as it stands if owner or `from` do not equal it.
+local fence = redis.call('HMGET', KEYS[1], 'owner', 'next')
+if fence[1] ~= ARGV[2] or fence[2] ~= ARGV[3] then
+  return redis.call('HGETALL', KEYS[1])
+end
+local tag, ttl, at = ARGV[1], ARGV[9], 10
+
+local function rows()
+  local n = tonumber(ARGV[at])
+  at = at + 1
+  return n
+end
+
+-- Entries first: a position that is not above the last one is the one thing here that Redis may refuse.
+for _ = 1, rows() do
+  redis.call('XADD', KEYS[2], ARGV[at], 'target', ARGV[at + 1], 'key', ARGV[at + 2], 'value', ARGV[at + 3],
+    'headers', ARGV[at + 4], 'at', ARGV[at + 5])
+  at = at + 6
+end
+for _ = 1, rows() do
+  local key, n = 'profile:' .. tag .. ':' .. ARGV[at], tonumber(ARGV[at + 1])
+  redis.call('DEL', key)
+  redis.call('HSET', key, unpack(ARGV, at + 2, at + 1 + n))
+  redis.call('PEXPIRE', key, ttl)
+  at = at + 2 + n
+end
+for _ = 1, rows() do
+  local user, id = ARGV[at], ARGV[at + 1]
+  redis.call('HSET', 'pending:' .. tag .. ':' .. user, id, ARGV[at + 3])
+  redis.call('ZADD', KEYS[3], ARGV[at + 2], id .. ' ' .. user)
+  at = at + 4
+end
+for _ = 1, rows() do
+  local user, id = ARGV[at], ARGV[at + 1]
+  redis.call('HDEL', 'pending:' .. tag .. ':' .. user, id)
+  redis.call('ZREM', KEYS[3], id .. ' ' .. user)
+  at = at + 2
+end
+for _ = 1, rows() do
+  local n = tonumber(ARGV[at + 1])
+  redis.call('HSET', 'consent:' .. tag .. ':' .. ARGV[at], unpack(ARGV, at + 2, at + 1 + n))
+  at = at + 2 + n
+end
+for _ = 1, rows() do
+  redis.call('HINCRBY', KEYS[4], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+redis.call('HSET', KEYS[1], 'next', ARGV[4], 'clock', ARGV[5], 'watermark', ARGV[6], 'last_hash', ARGV[7],
+  'emitted', ARGV[8])
+return 1

@@ -1,0 +1,29 @@
+"""What can go wrong between a record and its commit."""
+
+from __future__ import annotations
+
+
+class DeliveryError(Exception):
+    """Base of the errors of this package."""
+
+
+class Refused(DeliveryError):
+    """The fence said no: another owner, or another place than was believed. Nothing was written."""
+
+    def __init__(self, owner: str, at: int, owner_now: str | None, next_now: int | None) -> None:
+        super().__init__(
+            f"fence refused: held by {(owner_now or 'nobody')[:8]} at {next_now}, believed {owner[:8]} at {at}"
+        )
+        self.lost = owner != owner_now
+
+
+class NotMember(DeliveryError):
+    """The group's coordinator does not know this worker as a member any more."""
+
+
+class LogMismatch(DeliveryError):
+    """The log is not the one that the fence knows: the topic was made anew, or cut off below the fence."""
+
+
+class PartitionsChanged(DeliveryError):
+    """The events topic has another number of partitions than the state in Redis was written with."""

@@ -1,0 +1,108 @@
+"""The fence: who owns a source partition, and up to where it is done. One Redis hash a partition.
+
+`owner` is a token made fresh at each acquisition and compared for equality, and so is `next`: moving forward is not
+enough, because a replica that lagged and was promoted holds an older `next` under the same epoch. The epoch is for
+people and metrics. Redis, not the group's committed offset, says what was done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from redis.asyncio import Redis
+
+from stream.delivery.errors import Refused
+from stream.stages.batch import Clock, Position, Record
+from stream.state.client import call
+from stream.state.keys import Tag, name_key
+from stream.state.scripts import Argument, Script
+
+_acquire: Final = Script("stream.delivery", "acquire.lua")
+_advance: Final = Script("stream.delivery", "advance.lua")
+
+
+class Fence(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a partition as the fence keeps it. `next` is the first offset not applied, -1 for no fence.
+
+    `clock` and `watermark` are epoch milliseconds; `last_hash` is of the record at `next - 1`; `emitted` is the
+    position of the last outbox entry.
+    """
+
+    owner: str
+    epoch: int
+    next: int
+    clock: int
+    watermark: int
+    last_hash: str
+    emitted: Position
+
+    def clocks(self) -> Clock:
+        """The clocks to begin the next batch with."""
+        return Clock(self.clock, self.watermark)
+
+
+def parse_fence(flat: Sequence[bytes]) -> Fence | None:
+    """Fence of a hash as Redis returns it; None if it is not there."""
+    if not flat:
+        return None
+    fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    offset, index = fields["emitted"].rsplit("-", 1)
+    return Fence(
+        owner=fields["owner"],
+        epoch=int(fields["epoch"]),
+        next=int(fields["next"]),
+        clock=int(fields["clock"]),
+        watermark=int(fields["watermark"]),
+        last_hash=fields["last_hash"],
+        emitted=Position(int(offset), int(index)),
+    )
+
+
+def hash_record(record: Record) -> str:
+    """What the fence remembers of the last record applied: a hash of its offset, key and value."""
+    digest = hashlib.blake2b(str(record.offset).encode(), digest_size=8)
+    for part in (record.key, record.value):
+        digest.update(b"\x00" if part is None else b"\x01%d:" % len(part) + part)
+    return digest.hexdigest()
+
+
+async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
+    """The fence as it stands."""
+    fields: dict[bytes, bytes] = await call(redis, "HGETALL", name_key("fence", tag))
+    return parse_fence([part for pair in fields.items() for part in pair])
+
+
+async def acquire_fence(redis: Redis, tag: Tag, start: int) -> Fence:
+    """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet."""
+    fence = parse_fence(await _acquire(redis, [name_key("fence", tag)], [uuid.uuid4().hex, start]))
+    assert fence is not None
+    return fence
+
+
+async def advance_fence(redis: Redis, tag: Tag, held: Fence, to: Fence, commands: Iterable[Sequence[Argument]]) -> None:
+    """Move the fence from `held` to `to`, and run `commands` in the same breath. Raises `Refused`, nothing done.
+
+    All keys in `commands` must carry `tag`.
+    """
+    arguments: list[Argument] = [held.owner, held.next, to.next, to.clock, to.watermark, to.last_hash, str(to.emitted)]
+    for command in commands:
+        arguments += [len(command), *command]
+    settle(await _advance(redis, [name_key("fence", tag)], arguments), held)
+
+
+async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int) -> None:
+    """Begin another log at offset `start`: clock and watermark stay, the outbox and its positions go."""
+    anew = msgspec.structs.replace(held, next=start, last_hash="", emitted=Position(-1, 0))
+    await advance_fence(redis, tag, held, anew, [("DEL", name_key("outbox", tag))])
+
+
+def settle(reply: object, held: Fence) -> None:
+    """Raise `Refused` unless the script said yes."""
+    if reply == 1:
+        return
+    now = parse_fence(reply) if isinstance(reply, list) else None
+    raise Refused(held.owner, held.next, None if now is None else now.owner, None if now is None else now.next)

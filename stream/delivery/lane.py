@@ -1,0 +1,188 @@
+"""A lane: one assigned partition, from the assignment procedure through its batches to its loss.
+
+Assigned, the partition is paused. The lane makes sure that it is still a member of the group (an offset commit, which
+the coordinator refuses to others), takes the fence with a fresh token, makes sure once more, reads the last record
+applied again to see that the log is the one the fence knows, and only then goes on at `next`. Whatever fails after
+that (a refusal, a gap, an error of Redis) ends the session, and the lane begins again from the fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import TopicPartition
+from redis.exceptions import RedisError
+
+from stream.delivery.errors import LogMismatch, NotMember, Refused
+from stream.delivery.fence import Fence, acquire_fence, hash_record, read_fence, reset_fence
+from stream.delivery.session import Offer, Session
+from stream.stages.batch import Record
+from stream.state.keys import tag_source
+from stream.state.profiles import UnknownState
+from stream.vitals import Cause
+
+if TYPE_CHECKING:
+    from stream.delivery.source import BatchSource
+
+log = logging.getLogger(__name__)
+
+POLL = 200
+"""Milliseconds that one read waits for records."""
+
+
+class Lane:
+    """Works one partition until it is stopped; `position` is the next offset to read, `fence` what was acquired."""
+
+    def __init__(self, source: BatchSource, partition: TopicPartition) -> None:
+        self.source = source
+        self.partition = partition
+        self.tag = tag_source(source.name, partition.partition)
+        self.position: int | None = None
+        self.busy = asyncio.Lock()
+        self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
+
+    async def stop(self, seconds: float) -> None:
+        """End the lane; a batch in flight may finish within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.busy.acquire()
+        except TimeoutError:
+            log.warning("%s %d: batch in flight abandoned", self.source.name, self.partition.partition)
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    @contextmanager
+    def _pause(self, cause: Cause) -> Iterator[None]:
+        """Name what holds this partition, for as long as it does."""
+        self.source.vitals.pause(cause, self.partition)
+        try:
+            yield
+        finally:
+            self.source.vitals.resume(cause, self.partition)
+
+    async def _run(self) -> None:
+        while True:
+            cause: Cause = "assignment"
+            wait = 0.0
+            try:
+                await self._work()
+            except (Refused, NotMember) as error:
+                self.source.metrics.fence_rejections.add(1)
+                log.warning("%s %d: %s", self.source.name, self.partition.partition, error)
+                wait = 1.5 * self.source.heartbeat
+            except LogMismatch as error:
+                cause, wait = "log_mismatch", 5.0
+                log.error("%s %d: %s", self.source.name, self.partition.partition, error)
+            except UnknownState as error:
+                cause, wait = "state", 5.0
+                log.error("%s %d: %s", self.source.name, self.partition.partition, error)
+            except (RedisError, OSError) as error:
+                cause, wait = "redis", random.uniform(0.05, 0.3)
+                log.warning("%s %d: Redis: %s", self.source.name, self.partition.partition, error)
+            except KafkaError as error:
+                cause, wait = "broker", random.uniform(0.2, 0.6)
+                log.warning("%s %d: broker: %r", self.source.name, self.partition.partition, error)
+            except Exception:
+                cause, wait = "breaker", 1.0
+                log.exception("%s %d: unexpected failure, trying again", self.source.name, self.partition.partition)
+            with self._pause(cause):
+                await asyncio.sleep(wait)
+
+    async def _work(self) -> None:
+        with self._pause("assignment"):
+            fence = await self._acquire()
+            session = self.source.open_session(self.partition.partition, fence)
+        try:
+            with self._pause("assignment"):
+                self.position = await session.open()
+                await self._verify(fence, self.position)
+            await self._serve(session)
+        finally:
+            self.position = None
+            await session.close()
+
+    async def _acquire(self) -> Fence:
+        fence = await read_fence(self.source.redis, self.tag)
+        if fence is None:
+            await self.source.prepare(self.partition.partition)
+        start = (await self.source.consumer.beginning_offsets([self.partition]))[self.partition]
+        await self._check_membership(fence.next if fence else start)
+        acquired = await acquire_fence(self.source.redis, self.tag, start)
+        await self._check_membership(acquired.next)
+        if acquired.last_hash and start > acquired.next:
+            acquired = await self._mismatch(acquired, start, f"the log begins at {start}, after what was applied")
+        return acquired
+
+    async def _check_membership(self, offset: int) -> None:
+        try:
+            await self.source.consumer.commit({self.partition: offset})
+        except (CommitFailedError, UnknownMemberIdError, IllegalStateError) as error:
+            raise NotMember(f"not a member of the group any more: {error}") from error
+
+    async def _verify(self, fence: Fence, position: int) -> None:
+        """Read the last record applied again, where there is one and the log still has it."""
+        consumer = self.source.consumer
+        start = (await consumer.beginning_offsets([self.partition]))[self.partition]
+        if not fence.last_hash or start >= fence.next:
+            self._seek(position)
+            return
+        self._seek(fence.next - 1)
+        witness: Record | None = None
+        while witness is None:
+            records = await self._read(1)
+            high = consumer.highwater(self.partition)
+            if records:
+                witness = records[0]
+            elif high is not None and high < fence.next:
+                await self._mismatch(fence, start, f"the log ends at {high}, before {fence.next}")
+        if witness.offset != fence.next - 1 or hash_record(witness) != fence.last_hash:
+            await self._mismatch(fence, start, f"the record at {fence.next - 1} is not the one that was applied")
+        self._seek(position)
+
+    async def _mismatch(self, fence: Fence, start: int, what: str) -> Fence:
+        """By setting, stop here and say so, or begin anew at the log's start; never skip in silence."""
+        if self.source.on_log_mismatch == "earliest":
+            log.error("%s: %s; beginning anew at %d, as configured", self.tag, what, start)
+            await reset_fence(self.source.redis, self.tag, fence, start)
+            raise Refused(fence.owner, fence.next, fence.owner, start)
+        raise LogMismatch(
+            f"{what}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
+        )
+
+    def _seek(self, offset: int) -> None:
+        self.source.consumer.seek(self.partition, offset)
+        self.source.consumer.resume(self.partition)
+
+    async def _serve(self, session: Session) -> None:
+        while True:
+            await session.wait_for_room()
+            records = await self._read(self.source.max_records)
+            if not records:
+                await session.idle()
+                continue
+            async with self.busy:
+                await Offer(session, records).settle(self.source.put, patience=0.5)
+                self.position = records[-1].offset + 1
+
+    async def _read(self, most: int) -> Sequence[Record]:
+        try:
+            found = await self.source.consumer.getmany(self.partition, timeout_ms=POLL, max_records=most)
+        except NoOffsetForPartitionError:
+            # Left over from before the seek: without a committed offset the client notes that it has none.
+            return []
+        except OffsetOutOfRangeError as error:
+            raise LogMismatch(f"the log does not reach where the fence stands: {error}") from error
+        return found.get(self.partition, [])  # type: ignore[no-any-return]

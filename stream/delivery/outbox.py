@@ -1,0 +1,199 @@
+"""The outbox: what a commit wrote beside the state, drained to Kafka in order, trimmed after the acknowledgement.
+
+Entries just committed are handed over in memory; what an earlier owner left is read from Redis when the partition is
+opened. Sending twice is possible (a crash between acknowledgement and trim), losing is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from aiokafka.errors import KafkaError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from stream.delivery.errors import Refused
+from stream.delivery.fence import Fence
+from stream.delivery.producer import Outgoing, Producer
+from stream.metrics import Metrics
+from stream.settings import Settings
+from stream.stages.batch import Entry, Position, Target
+from stream.state.client import call
+from stream.state.keys import Tag, name_key
+from stream.state.scripts import Script
+from stream.vitals import Cause, Vitals
+
+log = logging.getLogger(__name__)
+
+_trim: Final = Script("stream.delivery", "trim.lua")
+_headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
+CHUNK: Final = 2_000
+PARTING_SECONDS: Final = 1.0
+
+
+class Drain:
+    """Drains the outbox of one partition while this worker owns it under `fence.owner`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        producer: Producer,
+        tag: Tag,
+        fence: Fence,
+        metrics: Metrics,
+        vitals: Vitals,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.redis = redis
+        self.producer = producer
+        self.tag = tag
+        self.owner = fence.owner
+        self.metrics = metrics
+        self.vitals = vitals
+        self.wall = wall
+        topics = settings.topics
+        self.topics: dict[Target, str] = {
+            "recommendations": topics.recommendations,
+            "examples": topics.examples,
+            "dead_letters": topics.dead_letters,
+        }
+        self.most = settings.outbox.max_entries
+        self.entry_bytes = settings.outbox.max_entry_bytes
+        self.max_age = 0 if settings.clock == "event" else settings.outbox.max_trigger_age
+        self.waiting: deque[Entry] = deque()
+        self.more = asyncio.Event()
+        self.less = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.closing = False
+
+    async def open(self) -> None:
+        """Read what an earlier owner left, then begin to send."""
+        left = await call(self.redis, "XRANGE", name_key("outbox", self.tag), "-", "+")
+        self.add([_read_entry(identity, fields) for identity, fields in left])
+        self.task = asyncio.create_task(self._run(), name=f"drain {self.tag}")
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take entries that a commit just wrote."""
+        if entries:
+            self.waiting.extend(entries)
+            self.more.set()
+
+    async def wait_for_room(self) -> None:
+        """Return once fewer than the most allowed wait. Raises `Refused` when the drain lost the partition."""
+        if len(self.waiting) < self.most and not self._ended():
+            return
+        self.vitals.pause("outbox", self.tag)
+        try:
+            while len(self.waiting) >= self.most and not self._ended():
+                self.less.clear()
+                await self.less.wait()
+        finally:
+            self.vitals.resume("outbox", self.tag)
+        if self._ended():
+            raise Refused(self.owner, -1, None, None)
+
+    async def close(self) -> None:
+        """Stop sending; what waits stays in Redis for the next owner. What is under way gets a moment to be trimmed."""
+        self.closing = True
+        self.more.set()
+        if self.task is not None:
+            await asyncio.wait([self.task], timeout=PARTING_SECONDS)
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    def _ended(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self.more.wait()
+                while self.waiting:
+                    if self.closing:
+                        return
+                    chunk = [self.waiting[number] for number in range(min(len(self.waiting), CHUNK))]
+                    if not await self._send(chunk):
+                        return
+                    for _ in chunk:
+                        self.waiting.popleft()
+                    self.less.set()
+                if self.closing:
+                    return
+                self.more.clear()
+        finally:
+            self.less.set()
+
+    async def _send(self, chunk: list[Entry]) -> bool:
+        """Send and trim, as often as it takes; False when the partition has another owner."""
+        sent = False
+        last = chunk[-1].position
+        keys = [name_key("fence", self.tag), name_key("outbox", self.tag)]
+        holder = f"drain {self.tag}"
+        try:
+            while True:
+                try:
+                    if not sent:
+                        await self._deliver(chunk)
+                        sent = True
+                    trimmed = await _trim(self.redis, keys, [self.owner, f"{last.offset}-{last.number + 1}"])
+                    return bool(trimmed == 1)
+                except (KafkaError, RedisError, OSError) as error:
+                    cause: Cause = "broker" if isinstance(error, KafkaError) else "redis"
+                    log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
+                    self.vitals.pause(cause, holder)
+                    await asyncio.sleep(random.uniform(0.05, 0.3))
+        finally:
+            self.vitals.resume("broker", holder)
+            self.vitals.resume("redis", holder)
+
+    async def _deliver(self, chunk: list[Entry]) -> None:
+        now = int(self.wall() * 1000)
+        fresh: list[Entry] = []
+        for entry in chunk:
+            if entry.target == "recommendations" and self.max_age and now - entry.at > self.max_age:
+                self.metrics.stale_triggers.add(1)
+            elif len(entry.value) > self.entry_bytes:
+                await self._park(entry)
+            else:
+                fresh.append(entry)
+        outgoing = [Outgoing(self.topics[e.target], e.key, e.value, e.headers, now) for e in fresh]
+        refused = set(await self.producer.send(outgoing))
+        for number in refused:
+            await self._park(fresh[number])
+        self._count([entry for number, entry in enumerate(fresh) if number not in refused])
+
+    async def _park(self, entry: Entry) -> None:
+        log.error("%s: entry %s refused by the broker, parked", self.tag, entry.position)
+        place = name_key("parked", self.tag)
+        fields = ("target", entry.target, "key", entry.key, "value", entry.value, "position", str(entry.position))
+        await call(self.redis, "XADD", place, "*", *fields)
+        self.metrics.outbox_parked.add(1)
+
+    def _count(self, sent: list[Entry]) -> None:
+        for target, number in Counter(entry.target for entry in sent).items():
+            self.metrics.outbox_sent.add(number, self.topics[target])
+        now = self.wall()
+        triggers = [now - entry.at / 1000 for entry in sent if entry.target == "recommendations"]
+        if triggers:
+            self.metrics.observe_end_to_end(triggers)
+
+
+def _read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
+    offset, index = identity.split(b"-")
+    packed = fields[b"headers"]
+    return Entry(
+        Position(int(offset), int(index)),
+        fields[b"target"].decode(),  # type: ignore[arg-type]
+        fields[b"key"],
+        fields[b"value"],
+        _headers.decode(packed) if packed else (),
+        int(fields[b"at"]),
+    )

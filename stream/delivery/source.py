@@ -1,0 +1,147 @@
+"""The batch source: one consumer in a group, a lane for each partition that the group gives to this worker.
+
+Auto-commit is off and there is no automatic reset: where to read is always said by the fence. What the group is told
+as committed offsets is a hint for those who watch lag, sent behind the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from redis.asyncio import Redis
+
+from stream.delivery.connection import describe_connection
+from stream.delivery.lane import Lane
+from stream.delivery.session import Offer, SessionFactory
+from stream.metrics import Metrics
+from stream.settings import Settings
+from stream.vitals import Vitals
+
+log = logging.getLogger(__name__)
+
+DRAIN_SHARE = 0.4
+"""Share of the rebalance time-out in which batches in flight may finish."""
+
+HINT_INTERVAL = 1.0
+
+
+async def prepare_nothing(partition: int) -> None:
+    """For sources whose state is the fence alone."""
+
+
+class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Reads `topic` for the group `<app>-<name>` and puts its batches, as offers, before an agent."""
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        settings: Settings,
+        redis: Redis,
+        put: Callable[[Offer], Awaitable[object]],
+        open_session: SessionFactory,
+        metrics: Metrics,
+        vitals: Vitals,
+        *,
+        isolation_level: str = "read_uncommitted",
+        prepare: Callable[[int], Awaitable[None]] = prepare_nothing,
+    ) -> None:
+        self.name = name
+        self.topic = topic
+        self.settings = settings
+        self.redis = redis
+        self.put = put
+        self.open_session = open_session
+        self.metrics = metrics
+        self.vitals = vitals
+        self.isolation_level = isolation_level
+        self.prepare = prepare
+        self.heartbeat = settings.kafka.heartbeat / 1000
+        self.max_records = settings.batch.max_records
+        self.on_log_mismatch = settings.on_log_mismatch
+        self.lanes: dict[TopicPartition, Lane] = {}
+        self.consumer: AIOKafkaConsumer
+        self._hints: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Join the group; lanes come and go with its assignments from now on."""
+        kafka = self.settings.kafka
+        self.consumer = AIOKafkaConsumer(
+            **describe_connection(self.settings),
+            group_id=f"{self.settings.app}-{self.name}",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=self.isolation_level,
+            session_timeout_ms=kafka.session_timeout,
+            heartbeat_interval_ms=kafka.heartbeat,
+            rebalance_timeout_ms=kafka.rebalance_timeout,
+            # Whether the position moves is judged by our own liveness check, back-pressure considered.
+            max_poll_interval_ms=24 * 3_600_000,
+            fetch_max_wait_ms=100,
+            max_partition_fetch_bytes=2 * 1024 * 1024,
+            retry_backoff_ms=100,
+        )
+        self.consumer.subscribe([self.topic], listener=self)
+        await self.consumer.start()
+        self._hints = asyncio.create_task(self._hint(), name=f"hints {self.name}")
+
+    async def stop(self) -> None:
+        """Finish the batches in flight, tell the group where we stand, leave it."""
+        if self._hints is not None:
+            self._hints.cancel()
+            await asyncio.wait([self._hints])
+            await self._tell()
+        await self._end(list(self.lanes))
+        await self.consumer.stop()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Only pause and begin: heartbeats stand still while this runs."""
+        partitions = list(assigned)
+        self.consumer.pause(*partitions)
+        for partition in partitions:
+            self.lanes[partition] = Lane(self, partition)
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Let the batches in flight finish within the deadline, then let go."""
+        partitions = [partition for partition in revoked if partition in self.lanes]
+        if partitions:
+            self.metrics.rebalances.add()
+        await self._tell()
+        await self._end(partitions)
+
+    def positions(self) -> dict[int, int]:
+        """Next offset to read, by partition, of the lanes that are at work."""
+        return {tp.partition: lane.position for tp, lane in self.lanes.items() if lane.position is not None}
+
+    def lags(self) -> dict[int, int]:
+        """Records between position and high watermark, by partition, as far as a fetch has told it."""
+        found = {}
+        for tp, lane in self.lanes.items():
+            high = self.consumer.highwater(tp) if tp in self.consumer.assignment() else None
+            if high is not None and lane.position is not None:
+                found[tp.partition] = max(high - lane.position, 0)
+        return found
+
+    async def _end(self, partitions: list[TopicPartition]) -> None:
+        lanes = [self.lanes.pop(partition) for partition in partitions]
+        deadline = DRAIN_SHARE * self.settings.kafka.rebalance_timeout / 1000
+        await asyncio.gather(*(lane.stop(deadline) for lane in lanes))
+
+    async def _hint(self) -> None:
+        while True:
+            await asyncio.sleep(HINT_INTERVAL)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        offsets = {tp: lane.position for tp, lane in self.lanes.items() if lane.position is not None}
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(self.consumer.commit(offsets), timeout=2.0)
+        except (KafkaError, TimeoutError) as error:
+            log.debug("%s: offsets not told: %r", self.name, error)

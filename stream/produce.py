@@ -1,0 +1,324 @@
+"""Writes records to a Kafka topic in batches, and counts those that the broker acknowledged.
+
+An iterable of records, or a file of JSON lines, comes in. Each record goes to the partition that `stream.partition`
+gives for its key, so records of one key keep their order. A record too
+large for the broker is reported with its position and passed; any other error of the broker ends the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+
+from schemas.reasons import Rejected
+from schemas.wire import Incoming, decode_record
+from stream.partition import Partitioner, hash_key
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_RECORD_BYTES: Final = 1_048_576
+"""Largest key and value together, the default limit of brokers and clients."""
+BATCH_BYTES: Final = 512 * 1024
+RECORDS_AT_A_TIME: Final = 1_000
+TICK_SECONDS: Final = 0.005
+"""A paced producer sends what is due at most this often."""
+ARREARS_SECONDS: Final = 1.0
+"""A paced producer that was held up catches up at most this much."""
+
+
+class Record(NamedTuple):
+    """A record to be written; without a key it goes to the partitions in turn, without a value it is a tombstone."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Refused(NamedTuple):
+    """A record that was not written: its position (records count from 0, lines of a file from 1) and why."""
+
+    position: int
+    reason: str
+
+
+class FileReport(NamedTuple):
+    """What became of a file's lines; empty lines are not counted."""
+
+    lines: int
+    acknowledged: int
+    refused: int
+
+
+OnProgress = Callable[[int], None]
+"""Called with the number of records acknowledged so far."""
+OnRefused = Callable[[Refused], None]
+
+
+hash_cached = lru_cache(maxsize=1 << 17)(hash_key)
+
+
+class Lane:
+    """One partition's way to the broker: a batch under way, and one being filled behind it.
+
+    The next batch leaves when the one before is acknowledged, so order holds also where a batch is refused and sent
+    again in parts.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, tally: Tally) -> None:
+        self._producer, self._topic, self._partition, self._tally = producer, topic, partition, tally
+        self._builder = producer.create_batch()
+        self._held: list[tuple[int, Record]] = []
+        self._flight: asyncio.Task[None] | None = None
+
+    def append(self, position: int, record: Record) -> bool:
+        """Hold a record for the next batch. False when that is full: then `await room()` first."""
+        key, value, headers = record
+        if self._builder.append(timestamp=None, key=key, value=value, headers=list(headers)) is None:
+            return False
+        self._held.append((position, record))
+        return True
+
+    def launch(self) -> None:
+        """Send what is held, unless a batch is under way; its acknowledgement then launches again.
+
+        Raises the `KafkaError` with which the batch before ended.
+        """
+        if self._flight is not None:
+            if not self._flight.done():
+                return
+            self._flight.result()
+        if self._held:
+            builder, held = self._builder, self._held
+            self._builder, self._held = self._producer.create_batch(), []
+            self._flight = asyncio.create_task(self._deliver(builder, held))
+            self._flight.add_done_callback(self._go_on)
+
+    def _go_on(self, flight: asyncio.Task[None]) -> None:
+        if not flight.cancelled() and flight.exception() is None:
+            self.launch()
+
+    async def room(self) -> None:
+        """Wait until what is held has left."""
+        held = self._held
+        self.launch()
+        while held and self._held is held and self._flight is not None:
+            await self._flight
+            self.launch()
+
+    async def settle(self) -> None:
+        """Send what is held and wait until all of it is acknowledged or refused."""
+        await self.room()
+        if self._flight is not None:
+            await self._flight
+
+    async def close(self) -> None:
+        """Stop waiting for a batch that is under way."""
+        if self._flight is not None:
+            self._flight.cancel()
+            await asyncio.gather(self._flight, return_exceptions=True)
+
+    async def _deliver(self, builder: Any, held: list[tuple[int, Record]]) -> None:
+        try:
+            await (await self._producer.send_batch(builder, self._topic, partition=self._partition))
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            await self._deliver_in_parts(held, str(error))
+        else:
+            self._tally.acknowledge(len(held))
+
+    async def _deliver_in_parts(self, held: list[tuple[int, Record]], error: str) -> None:
+        """The broker names no record, so halves are tried until the one that is too large stands alone."""
+        if len(held) == 1:
+            self._tally.refuse(held[0][0], f"the broker refused it for its size: {error}")
+            return
+        middle = len(held) // 2
+        for part in (held[:middle], held[middle:]):
+            builder = self._producer.create_batch()
+            for _, (key, value, headers) in part:
+                builder.append(timestamp=None, key=key, value=value, headers=list(headers))
+            await self._deliver(builder, part)
+
+
+class Tally:
+    """Counts what was acknowledged and what was refused, and tells those who asked."""
+
+    def __init__(self, on_progress: OnProgress | None, on_refused: OnRefused | None) -> None:
+        self.acknowledged = 0
+        self._on_progress, self._on_refused = on_progress, on_refused or log_refused
+
+    def acknowledge(self, records: int) -> None:
+        """Add to `acknowledged`, once the broker has the records."""
+        self.acknowledged += records
+        if self._on_progress is not None:
+            self._on_progress(self.acknowledged)
+
+    def refuse(self, position: int, reason: str) -> None:
+        """Pass on that a record was not written."""
+        self._on_refused(Refused(position, reason))
+
+
+def log_refused(refused: Refused) -> None:
+    """Warn of a refused record: its position and the reason, nothing of what it holds."""
+    log.warning("record %d was not sent: %s", *refused)
+
+
+async def produce(
+    records: Iterable[Record],
+    bootstrap: str,
+    topic: str,
+    *,
+    rate: float | None = None,
+    on_progress: OnProgress | None = None,
+    on_refused: OnRefused | None = None,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    partitioner: Partitioner = "murmur2",
+    client: Mapping[str, object] | None = None,
+) -> int:
+    """Write records to `topic` with acks=all; the number that the broker acknowledged.
+
+    `rate` is in records per second, paced evenly; without it they go as fast as the broker takes them. `client` holds
+    more options of `AIOKafkaProducer` (security). The topic must exist, or the broker must be willing to create it.
+    Raises `aiokafka.errors.KafkaError` when the broker cannot be reached or fails for good; what was acknowledged by
+    then was last told to `on_progress`. A retry after a lost reply can write a batch twice: events carry an id for it.
+    """
+    tally = Tally(on_progress, on_refused)
+    options: dict[str, Any] = {"request_timeout_ms": 10_000, **(client or {}), "max_batch_size": BATCH_BYTES}
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, **options | {"acks": "all"})
+    lanes: list[Lane] = []
+    try:
+        await producer.start()
+        partitions = len(await producer.partitions_for(topic))
+        lanes += [Lane(producer, topic, partition, tally) for partition in range(partitions)]
+        async for some in paced(_bounded(records, max_record_bytes, tally), rate):
+            await _fill(lanes, some, partitioner)
+        for lane in lanes:
+            await lane.settle()
+    finally:
+        for lane in lanes:
+            await lane.close()
+        await producer.stop()
+    return tally.acknowledged
+
+
+def _bounded(records: Iterable[Record], most: int, tally: Tally) -> Iterator[tuple[int, Record]]:
+    """The records and their positions, without those that are too large for any broker of this size."""
+    for position, record in enumerate(records):
+        key, value, _ = record
+        if len(key or b"") + len(value or b"") > most:
+            tally.refuse(position, f"key and value are larger than {most} bytes")
+        else:
+            yield position, record
+
+
+async def _fill(lanes: list[Lane], some: list[tuple[int, Record]], partitioner: Partitioner) -> None:
+    count = len(lanes)
+    for position, record in some:
+        place = position if record.key is None else hash_cached(record.key, partitioner)
+        lane = lanes[place % count]
+        while not lane.append(position, record):
+            await lane.room()
+    for lane in lanes:
+        lane.launch()
+
+
+async def paced(records: Iterable[T], rate: float | None) -> AsyncIterator[list[T]]:
+    """Parts of `records`, each at the time at which `rate` (records per second) makes it due.
+
+    Without a rate, parts of `RECORDS_AT_A_TIME`, with a turn of the event loop between them.
+    """
+    if rate is not None and rate <= 0:
+        raise ValueError(f"rate must be above 0 records per second, got {rate}: leave it out for no limit")
+    loop, source = asyncio.get_running_loop(), iter(records)
+    began, given = loop.time(), 0
+    due = RECORDS_AT_A_TIME if rate is None else 1
+    while some := list(islice(source, due)):
+        yield some
+        given += len(some)
+        if rate is None:
+            await asyncio.sleep(0)
+            continue
+        await asyncio.sleep(max(began + (given + 1) / rate - loop.time(), TICK_SECONDS))
+        began = max(began, loop.time() - given / rate - ARREARS_SECONDS)
+        due = max(int((loop.time() - began) * rate) - given, 1)
+
+
+async def produce_file(
+    path: Path,
+    bootstrap: str,
+    topic: str,
+    *,
+    raw: bool = False,
+    rate: float | None = None,
+    on_progress: OnProgress | None = None,
+    on_refused: OnRefused | None = None,
+    partitioner: Partitioner = "murmur2",
+    client: Mapping[str, object] | None = None,
+) -> FileReport:
+    """Write the lines of a file (JSON lines, native or Segment, plain or gzip) as they stand, keyed by user id.
+
+    A line that does not decode is refused with its line number and reason; with `raw` it is sent without a key instead.
+    Raises `OSError` when the file cannot be read, and what `produce` raises.
+    """
+    lines, refused = 0, 0
+    numbers: list[int] = []
+    tell = on_refused or log_refused
+
+    def note(each: Refused) -> None:
+        nonlocal refused
+        refused += 1
+        tell(each)
+
+    def keyed() -> Iterator[Record]:
+        nonlocal lines
+        for number, line in read_lines(path):
+            lines += 1
+            try:
+                key: bytes | None = person_of(line)
+            except Rejected as error:
+                if not raw:
+                    note(Refused(number, str(error)))
+                    continue
+                key = None
+            numbers.append(number)
+            yield Record(key, line)
+
+    def at_line(each: Refused) -> None:
+        note(each._replace(position=numbers[each.position]))
+
+    acknowledged = await produce(
+        keyed(),
+        bootstrap,
+        topic,
+        rate=rate,
+        on_progress=on_progress,
+        on_refused=at_line,
+        partitioner=partitioner,
+        client=client,
+    )
+    return FileReport(lines, acknowledged, refused)
+
+
+def person_of(value: bytes) -> bytes:
+    """The key of a record: the user id of the event that it holds. Raises `Rejected` when it holds none."""
+    decoded = decode_record(value)
+    return (decoded.event if isinstance(decoded, Incoming) else decoded).user_id.encode()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not empty, without their ends, and their numbers from 1; gzip is recognised by its first bytes."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if stripped := line.strip():
+                yield number, stripped

@@ -1,0 +1,1 @@
+"""Functions over a batch, in order: decode, gate, sentiment, features, predict, decide."""

@@ -1,0 +1,168 @@
+"""What passes through the stages: a batch of records of one partition, and the working copies of the people in it.
+
+`decode` turns records into items, `gate` decides which are admitted, `sentiment`, `features` and `predict` add what
+they find, `decide` makes the outbox entries. Nothing here is seen by anybody else until the commit said yes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, Protocol
+
+from models.outcomes.windows import Window
+from models.person import Person
+from models.sentiment.transformer import Sentiment
+from schemas.event import Event, Role
+from schemas.privacy import PrivacyRequest
+from schemas.reasons import Rejected
+from schemas.trigger import RecommendationTrigger
+
+
+class Record(Protocol):
+    """A Kafka record, as aiokafka gives it: `timestamp` in epoch milliseconds."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Position(NamedTuple):
+    """Place of an outbox entry: the source offset that led to it, and its number there, from 1."""
+
+    offset: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.offset}-{self.number}"
+
+
+NOWHERE: Final = Position(-1, 0)
+"""Before every entry."""
+
+Target = Literal["recommendations", "examples", "dead_letters"]
+
+
+class Entry(NamedTuple):
+    """One record on its way out. `at` is the Kafka timestamp (ms) of the record that led to it."""
+
+    position: Position
+    target: Target
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes | None], ...]
+    at: int
+
+
+@dataclass(slots=True)
+class Clock:
+    """The partition's clock and watermark, epoch milliseconds: running maxima, kept in the fence."""
+
+    now: int = 0
+    watermark: int = 0
+
+
+@dataclass(slots=True)
+class Dossier:
+    """All that is kept about one person: a working copy during a batch, the cache's after its commit."""
+
+    person: Person | None = None
+    consent: dict[str, bool] = field(default_factory=dict)
+    ledger: dict[int, int] = field(default_factory=dict)
+    windows: dict[str, Window] = field(default_factory=dict)
+
+    def copy(self) -> Dossier:
+        """Copy that shares nothing that a stage changes in place; a window is replaced, never changed."""
+        person = copy.copy(self.person)
+        if person is not None and person.fired:
+            person.fired = dict(person.fired)
+        return Dossier(person, dict(self.consent), dict(self.ledger), dict(self.windows))
+
+
+@dataclass(slots=True)
+class IdleRecord:
+    """Stands where a record would, when windows fall due without one: offset of the last record applied."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Moment(NamedTuple):
+    """What a decision needs of a person as of one event: later events of the batch must not show."""
+
+    last_items: tuple[str, ...]
+    bought: bytes
+
+
+@dataclass(slots=True)
+class Closing:
+    """A window that fell due at an item, with the moment of its person and whether a trigger may be made."""
+
+    window: Window
+    person: Person | None
+    moment: Moment
+    may_trigger: bool
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One record that could be decoded, and all that the stages find out about it."""
+
+    record: Record
+    event: Event | None
+    request: PrivacyRequest | None
+    consent: dict[str, bool] | None
+    clock: int
+    watermark: int
+    role: Role = "other"
+    late: bool = False
+    admitted: bool = False
+    person: Person | None = None
+    """Working copy of the event's person; None unless admitted, and before the features stage."""
+    may_trigger: bool = False
+    sentiment: float | None = None
+    row: tuple[float, ...] | None = None
+    probability: Mapping[str, float] | None = None
+    """By outcome; None unless scored."""
+    moment: Moment | None = None
+    closings: tuple[Closing, ...] = ()
+    opened: tuple[Window, ...] = ()
+    fulfilled: tuple[Window, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Records `start` (first offset) to `end` (one past the last) of partition `partition`."""
+
+    partition: int
+    topic: str
+    records: Sequence[Record]
+    clock: Clock
+    items: list[Item] = field(default_factory=list)
+    rejected: list[tuple[Record, Rejected]] = field(default_factory=list)
+    people: dict[str, Dossier] = field(default_factory=dict)
+    due: list[Window] = field(default_factory=list)
+    """Windows that may fall due in this batch, in (deadline, id) order."""
+    touched: set[str] = field(default_factory=set)
+    """Users whose profile changed."""
+    consented: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
+    """Users whose consent changed, with whether triggers may be made from which offset on; -1 is the batch's start."""
+    kept: dict[str, Window] = field(default_factory=dict)
+    """Windows to write: opened or changed in this batch, still open."""
+    closed: dict[str, Window] = field(default_factory=dict)
+    """Windows to delete: closed or cancelled in this batch."""
+    entries: list[Entry] = field(default_factory=list)
+    sentiments: list[Sentiment] = field(default_factory=list)
+    """What the scorer said of each text, for the metrics."""
+    counts: Counter[str] = field(default_factory=Counter)
+    emitted: Position = NOWHERE
+    """Position of the last entry before this batch."""
+    triggers: list[RecommendationTrigger] = field(default_factory=list)
+    """The triggers among the entries, for those who watch."""

@@ -1,0 +1,186 @@
+"""Features: the walk in which events become part of their people, in log order.
+
+At each item the windows that fell due are closed first, in (deadline, id) order and a bounded number; then the event
+fulfils or cancels windows, changes its person, has its features frozen and opens windows. What a decision needs later
+is captured here, at the item, so that no later event of the batch shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from collections import defaultdict
+
+from models.outcomes.features import freeze
+from models.outcomes.windows import Window, fulfils, name_window
+from models.person import Person, advance, hash_session
+from schemas.event import Event, Role
+from stream.settings import AbandonedRule, Outcome, Settings
+from stream.stages.batch import Batch, Closing, Dossier, Item, Moment
+from stream.stages.gate import Gate
+
+Heap = list[tuple[int, str, int, Window]]
+"""Windows by (deadline, id); the number only keeps two of one id from being compared."""
+
+
+class Features:
+    """The stage's options: built once, called for every batch."""
+
+    def __init__(self, settings: Settings, gate: Gate) -> None:
+        self.gate = gate
+        self.ttl = settings.profile_ttl
+        self.bound = settings.batch.closings_per_event
+        self.score_on = frozenset(settings.score_on)
+        self.opening: dict[Role, list[Outcome]] = defaultdict(list)
+        self.arming: dict[Role, list[AbandonedRule]] = defaultdict(list)
+        self.ending: dict[Role, set[tuple[str, str]]] = defaultdict(set)
+        for outcome in settings.outcomes:
+            for role in outcome.opened_by:
+                self.opening[role].append(outcome)
+            for role in outcome.fulfilled_by:
+                self.ending[role].add(("outcome", outcome.name))
+        for rule in settings.rules:
+            if isinstance(rule, AbandonedRule):
+                for role in rule.opened_by:
+                    self.arming[role].append(rule)
+                for role in rule.cancelled_by:
+                    self.ending[role].add(("rule", rule.name))
+
+    def __call__(self, batch: Batch) -> None:
+        """Fill `closings`, `fulfilled`, `opened`, `row` and `moment` of the items, and what the batch is to write."""
+        heap: Heap = [(window.deadline, window.id, number, window) for number, window in enumerate(batch.due)]
+        heapq.heapify(heap)
+        for item in batch.items:
+            if heap and heap[0][0] < item.watermark:
+                self._close(batch, item, heap)
+            if item.admitted and item.event is not None:
+                self._take(batch, item, item.event, heap)
+
+    def _close(self, batch: Batch, item: Item, heap: Heap) -> None:
+        while heap and heap[0][0] < item.watermark and len(item.closings) < self.bound:
+            deadline, identity, _, known = heapq.heappop(heap)
+            dossier = batch.people[known.user_id]
+            window = dossier.windows.get(identity)
+            if window is None or window.deadline != deadline:
+                continue
+            del dossier.windows[identity]
+            _drop(batch, window)
+            person = dossier.person
+            moment = Moment(person.last_items, person.bought) if person else Moment((), b"")
+            may_trigger = person is not None and self.gate.may_trigger(batch, known.user_id, item.record.offset)
+            item.closings = (*item.closings, Closing(window, person, moment, may_trigger))
+
+    def _take(self, batch: Batch, item: Item, event: Event, heap: Heap) -> None:
+        role = item.role
+        dossier = batch.people[event.user_id]
+        person = item.person = self._person(dossier, item.clock)
+        batch.touched.add(event.user_id)
+        if dossier.windows and role in self.ending:
+            self._end(batch, item, dossier, event)
+        gap = event.ts - person.last_seen if person.version else 0
+        since = event.ts - person.last_conversion if person.last_conversion else None
+        advance(person, event, role, item.sentiment, item.late)
+        if item.late:
+            batch.counts["late"] += 1
+            return
+        item.moment = Moment(person.last_items, person.bought)
+        outcomes = self.opening.get(role, ())
+        if role in self.score_on or outcomes:
+            item.row = freeze(person, event, role, gap, since)
+        for outcome in outcomes:
+            self._open(batch, item, dossier, event, outcome, heap)
+        for rule in self.arming.get(role, ()):
+            _arm(batch, dossier, event, rule, heap)
+
+    def _person(self, dossier: Dossier, now: int) -> Person:
+        """The person as of `now`; one not seen for the profile's time to live begins anew."""
+        person = dossier.person or Person()
+        if person.version and person.last_seen + self.ttl < now:
+            # What was seen a moment ago belongs to the log, not to the profile.
+            person = Person(seen=person.seen)
+        dossier.person = person
+        return person
+
+    def _end(self, batch: Batch, item: Item, dossier: Dossier, event: Event) -> None:
+        ending = self.ending[item.role]
+        session = hash_session(event.session_id)
+        for window in list(dossier.windows.values()):
+            if (window.kind, window.name) not in ending:
+                continue
+            if window.kind == "rule":
+                if event.ts >= window.opened_at:
+                    del dossier.windows[window.id]
+                    _drop(batch, window)
+            elif not window.fulfilled and fulfils(window, event, session):
+                item.fulfilled = (*item.fulfilled, _fulfil(batch, dossier, window))
+
+    def _open(self, batch: Batch, item: Item, dossier: Dossier, event: Event, outcome: Outcome, heap: Heap) -> None:
+        session = hash_session(event.session_id)
+        campaign = event.campaign_id if item.role == "exposure" else None
+        mine = [w for w in dossier.windows.values() if w.kind == "outcome" and w.name == outcome.name]
+        identity = name_window(event.user_id, event.event_id, outcome.name)
+        if identity in dossier.windows:
+            return
+        if (session or campaign) and any(w.session == session and w.campaign_id == campaign for w in mine):
+            return
+        if len(mine) >= outcome.max_open:
+            batch.counts["windows_refused"] += 1
+            return
+        window = Window(
+            id=identity,
+            kind="outcome",
+            name=outcome.name,
+            user_id=event.user_id,
+            event_id=event.event_id,
+            opened_at=event.ts,
+            deadline=event.ts + outcome.window,
+            session=session,
+            campaign_id=campaign,
+            channel=event.channel,
+            features=item.row or (),
+        )
+        item.opened = (*item.opened, window)
+        _keep(batch, dossier, window, heap)
+
+
+def _arm(batch: Batch, dossier: Dossier, event: Event, rule: AbandonedRule, heap: Heap) -> None:
+    """Open the rule's window, or open it anew: a person has one a rule, counted from the latest intent."""
+    for window in list(dossier.windows.values()):
+        if window.kind == "rule" and window.name == rule.name:
+            if window.opened_at > event.ts:
+                return
+            del dossier.windows[window.id]
+            _drop(batch, window)
+    window = Window(
+        id=name_window(event.user_id, event.event_id, rule.name),
+        kind="rule",
+        name=rule.name,
+        user_id=event.user_id,
+        event_id=event.event_id,
+        opened_at=event.ts,
+        deadline=event.ts + rule.after,
+        campaign_id=event.campaign_id,
+        channel=event.channel,
+    )
+    _keep(batch, dossier, window, heap)
+
+
+def _fulfil(batch: Batch, dossier: Dossier, window: Window) -> Window:
+    """Mark a window, or its copy if the cache still holds it as it was before the batch."""
+    if window.id not in batch.kept:
+        window = copy.copy(window)
+        dossier.windows[window.id] = batch.kept[window.id] = window
+    window.fulfilled = True
+    return window
+
+
+def _keep(batch: Batch, dossier: Dossier, window: Window, heap: Heap) -> None:
+    dossier.windows[window.id] = window
+    batch.closed.pop(window.id, None)
+    batch.kept[window.id] = window
+    heapq.heappush(heap, (window.deadline, window.id, len(heap) + len(batch.due), window))
+
+
+def _drop(batch: Batch, window: Window) -> None:
+    batch.kept.pop(window.id, None)
+    batch.closed[window.id] = window

@@ -1,0 +1,118 @@
+"""Gate: which items may go on. Privacy requests and consent objects take effect here, at their place in the log.
+
+Without consent for the profile's purpose (mode `required`) an event is counted and forgotten; an event seen before is
+counted and goes no further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from models.person import Person
+from schemas.privacy import LEDGER_HEADER, PURPOSES, PrivacyRequest
+from stream.settings import Settings
+from stream.stages.batch import Batch, Dossier, Item, Record
+
+SEEN_EVENTS: Final = 8
+SEEN_MINUTES: Final = 60
+_HASH: Final = 6
+_ENTRY: Final = 8
+
+
+class Gate:
+    """The stage's options: built once, called for every batch."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.required = settings.consent.mode == "required"
+        self.profile = settings.consent.profile
+        self.trigger = settings.consent.trigger
+
+    def __call__(self, batch: Batch) -> None:
+        """Mark the admitted items, change consent, count what is denied or a duplicate."""
+        for item in batch.items:
+            if item.request is not None:
+                user = item.request.user_id
+                with self._noting(batch, user, item):
+                    apply_request(batch.people[user], item.request, item.record)
+                batch.counts["consents"] += 1
+            elif item.event is not None:
+                self._admit(batch, item, item.event.user_id, item.event.event_id)
+
+    def may_trigger(self, batch: Batch, user: str, offset: int) -> bool:
+        """Whether a trigger may be made for this person at `offset`; what changes later in the batch does not show."""
+        history = batch.consented.get(user)
+        if history is None:
+            return self._permits(batch.people[user])
+        return next(allowed for since, allowed in reversed(history) if since <= offset)
+
+    @contextmanager
+    def _noting(self, batch: Batch, user: str, item: Item) -> Iterator[None]:
+        """Keep what was allowed before the change, and from this item on."""
+        dossier = batch.people[user]
+        history = batch.consented.setdefault(user, [(-1, self._permits(dossier))])
+        yield
+        history.append((item.record.offset, self._permits(dossier)))
+
+    def _permits(self, dossier: Dossier) -> bool:
+        return self._allows(dossier, self.profile) and self._allows(dossier, self.trigger)
+
+    def _allows(self, dossier: Dossier, purpose: str) -> bool:
+        return dossier.consent.get(purpose, not self.required)
+
+    def _admit(self, batch: Batch, item: Item, user: str, event_id: str) -> None:
+        dossier = batch.people[user]
+        if item.consent and any(dossier.consent.get(name) != value for name, value in item.consent.items()):
+            with self._noting(batch, user, item):
+                dossier.consent.update(item.consent)
+        if not self._allows(dossier, self.profile):
+            batch.counts["denied"] += 1
+            batch.counts["denied:" + item.role] += 1
+            return
+        person = dossier.person
+        if person is None:
+            person = dossier.person = Person()
+        entry = remember(person.seen, event_id, item.clock // 60_000)
+        if entry is None:
+            batch.counts["duplicates"] += 1
+            batch.counts["duplicates:" + item.role] += 1
+            return
+        person.seen = entry
+        item.admitted = True
+        item.may_trigger = self._allows(dossier, self.trigger)
+
+
+def remember(seen: bytes, event_id: str, minute: int) -> bytes | None:
+    """Put an event before those seen, or return None if it is among the last eight within the last hour.
+
+    >>> once = remember(b"", "e1", 10)
+    >>> remember(once, "e1", 70) is None, remember(once, "e1", 71) is None, len(remember(once, "e2", 10))
+    (True, False, 16)
+    """
+    wanted = hashlib.blake2b(event_id.encode(), digest_size=_HASH).digest()
+    at = seen.find(wanted)
+    while at >= 0:
+        if at % _ENTRY == 0:
+            then = seen[at + _HASH] | seen[at + _HASH + 1] << 8
+            if (minute - then) % 65_536 <= SEEN_MINUTES:
+                return None
+        at = seen.find(wanted, at + 1)
+    return (wanted + (minute % 65_536).to_bytes(2, "little") + seen)[: _ENTRY * SEEN_EVENTS]
+
+
+def apply_request(dossier: Dossier, request: PrivacyRequest, record: Record) -> None:
+    """Change the consent kept in `dossier`, unless this request was applied before.
+
+    A request passed on from the ledger carries its place there: one at or below the last applied of its ledger
+    partition is a second copy, and must not undo what came after it. An erasure withdraws every purpose.
+    """
+    place = next((value for name, value in record.headers if name == LEDGER_HEADER), None)
+    if place is not None:
+        partition, offset = (int(part) for part in place.split(b"/"))
+        if dossier.ledger.get(partition, -1) >= offset:
+            return
+        dossier.ledger[partition] = offset
+    changes = dict.fromkeys(PURPOSES, False) if request.action == "erase" else request.consent
+    dossier.consent.update({str(purpose): allowed for purpose, allowed in changes.items()})

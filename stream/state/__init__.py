@@ -1,0 +1,1 @@
+"""What is kept per person and per partition in Redis."""

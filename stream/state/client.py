@@ -1,0 +1,34 @@
+"""The one way in which nudge connects to Redis: no hidden retries, short time-outs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from stream.settings import Settings
+
+
+async def call(redis: Redis, *command: bytes | str | int | float) -> Any:
+    """Run one command; the reply is as Redis sends it, bytes and lists of bytes."""
+    return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def connect_redis(settings: Settings) -> Redis:
+    """Client of the configured Redis.
+
+    A retry inside the client would hide a restart, and with it that state may have gone back: every failure must be
+    seen, so that the partition is acquired again and the fence read.
+    """
+    seconds = settings.redis.timeout / 1000
+    return Redis.from_url(
+        settings.redis.url,
+        # Scripts see numbers and lists alike under either; with 2 every server's replies have one shape.
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        max_connections=64,
+    )

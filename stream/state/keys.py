@@ -1,0 +1,53 @@
+"""Names of everything nudge keeps in Redis.
+
+All keys of one source partition share a hash tag, `{p7}` for partition 7 of the events topic, so that one script may
+touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tags of the other two sources.
+
+| key | type | what |
+|---|---|---|
+| `nudge` | hash | `partitions`, `partitioner`: what the events topic was when state was first written |
+| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted` |
+| `counts:{p7}` | hash | events by result; counted in the commit, so each once |
+| `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |
+| `parked:{p7}` | stream | outbox entries that the broker refused for good |
+| `due:{p7}` | sorted set | open windows by deadline (ms); member `<window id> <user>` |
+| `profile:{p7}:<user>` | hash | the profile: `schemas.profile` and private `_0`, `_1`, ... |
+| `pending:{p7}:<user>` | hash | open windows by id, packed |
+| `consent:{p7}:<user>` | hash | purpose -> `1` or `0`; `@<ledger partition>` -> last ledger offset applied |
+| `snapshots:{examples0}` | hash | model -> newest version |
+| `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
+| `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |
+| `item:<item id>` | hash | catalogue: `title`, `category`, ... |
+"""
+
+from __future__ import annotations
+
+from typing import Final, NewType
+
+Tag = NewType("Tag", str)
+"""Hash tag of one source partition, braces included."""
+
+ROOT: Final = "nudge"
+
+
+def tag_events(partition: int) -> Tag:
+    """Tag of a partition of the events topic.
+
+    >>> tag_events(7)
+    '{p7}'
+    """
+    return Tag(f"{{p{partition}}}")
+
+
+def tag_source(source: str, partition: int) -> Tag:
+    """Tag of a partition of a source: `events` (short: `p`), `privacy` or `examples`."""
+    return tag_events(partition) if source == "events" else Tag(f"{{{source}{partition}}}")
+
+
+def name_key(kind: str, tag: Tag, *rest: object) -> str:
+    """Key of `kind` under `tag`.
+
+    >>> name_key("profile", tag_events(7), "ann")
+    'profile:{p7}:ann'
+    """
+    return ":".join([kind, tag, *map(str, rest)])

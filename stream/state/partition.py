@@ -1,0 +1,53 @@
+"""What is kept once for all partitions: how many there are and how people are spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+
+from stream.delivery.errors import PartitionsChanged
+from stream.partition import Partitioner
+from stream.state.client import call
+from stream.state.keys import ROOT, Tag, name_key
+
+LASTING = ("consent", "tombstone", "key")
+"""Kinds of keys that outlive a lost fence: what people allowed or asked to be forgotten."""
+
+
+async def check_partitions(redis: Redis, partitions: int, partitioner: Partitioner) -> None:
+    """Write down the partition count at the first start, compare it at every other.
+
+    Raises `PartitionsChanged`: people would be looked for under the wrong partition, and their history lost from sight.
+    """
+    await call(redis, "HSETNX", ROOT, "partitions", partitions)
+    await call(redis, "HSETNX", ROOT, "partitioner", partitioner)
+    known, spread = await call(redis, "HMGET", ROOT, "partitions", "partitioner")
+    if int(known) != partitions or spread.decode() != partitioner:
+        raise PartitionsChanged(
+            f"the events topic has {partitions} partitions ({partitioner}), the state in Redis was written with "
+            f"{int(known)} ({spread.decode()}). Go back to those, or rebuild: point nudge at an empty Redis database "
+            "and let it read the log again from its start"
+        )
+
+
+async def read_partitions(redis: Redis) -> tuple[int, Partitioner] | None:
+    """Partition count and partitioner that the state was written with; None before the first start."""
+    known, spread = await call(redis, "HMGET", ROOT, "partitions", "partitioner")
+    return None if known is None else (int(known), spread.decode())
+
+
+async def clear_partition(redis: Redis, tag: Tag) -> int:
+    """Delete what a partition without a fence left behind, or all of it would count twice; return how many keys.
+
+    Consent, tombstones and keys stay.
+    """
+    count = 0
+    async for key in _keys_of(redis, tag):
+        if key.decode().split(":", 1)[0] not in LASTING:
+            count += await redis.delete(key)
+    return count
+
+
+def _keys_of(redis: Redis, tag: Tag) -> AsyncIterator[bytes]:
+    return redis.scan_iter(match=name_key("*", tag) + "*", count=1_000)

@@ -1,0 +1,145 @@
+"""How a person is kept: readable fields of a Redis hash, and the private state in chunks `_0`, `_1`, ...
+
+Numbers are written in the shortest form that reads back to the same bits; empty fields are left out; nothing that a
+readable field says is repeated in the state. The state begins with the codec's version: another one is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from models.person import HOURS, Person
+from schemas.profile import Profile
+
+VERSION: Final = 1
+CHUNK: Final = 64
+_HEADER: Final = struct.Struct(f"<B{HOURS}sqQBBBB")
+_FIRED: Final = struct.Struct("<Iq")
+_SEEN_WIDTH: Final = 8
+_BOUGHT_WIDTH: Final = 3
+
+_json = msgspec.json.Encoder()
+_names = msgspec.json.Decoder(tuple[str, ...])
+
+
+class UnknownState(Exception):
+    """The private state was written by another version of nudge; the partition stops rather than guess."""
+
+
+_INTS: Final = ("first_seen", "last_seen", "conversion_version", "orders", "best_hour", "version")
+_FLOATS: Final = (
+    "sentiment",
+    "sentiment_n",
+    "conversion_probability",
+    "churn_probability",
+    "ctr",
+    "events_exposure",
+    "events_click",
+    "events_view",
+    "events_intent",
+    "events_conversion",
+    "events_feedback",
+    "events_other",
+    "revenue",
+)
+_TEXTS: Final = ("last_event", "segment")
+_LISTS: Final = ("top_categories", "last_items")
+_EMPTY: Final = {field.name: field.default for field in msgspec.structs.fields(Profile)}
+assert {*_INTS, *_FLOATS, *_TEXTS, *_LISTS} == set(_EMPTY)
+_NUMBERS: Final = [(name, name.encode(), _EMPTY[name]) for name in _INTS + _FLOATS]
+_NAMES: Final = [f"_{number}".encode() for number in range(256)]
+
+
+def encode_person(person: Person) -> list[bytes | str]:
+    """Fields of the hash, flat: name, value, name, value, ..."""
+    flat: list[bytes | str] = []
+    for name, key, empty in _NUMBERS:
+        value = getattr(person, name)
+        if value != empty and value is not None:
+            flat += (key, repr(value))
+    if person.last_event:
+        flat += (b"last_event", person.last_event)
+    if person.segment:
+        flat += (b"segment", person.segment)
+    if person.top_categories:
+        flat += (b"top_categories", _json.encode(person.top_categories))
+    if person.last_items:
+        flat += (b"last_items", _json.encode(person.last_items))
+    state = _pack(person)
+    for number in range(0, len(state), CHUNK):
+        flat += (_NAMES[number // CHUNK], state[number : number + CHUNK])
+    return flat
+
+
+def decode_person(flat: Sequence[bytes]) -> Person | None:
+    """Read what `encode_person` wrote, field order aside; None for no fields. Raises `UnknownState`."""
+    if not flat:
+        return None
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    person = Person()
+    for name, value in fields.items():
+        text = name.decode()
+        if text in _READERS:
+            setattr(person, text, _READERS[text](value))
+    _unpack(person, b"".join(_chunks(fields)))
+    return person
+
+
+def read_profile(flat: Sequence[bytes]) -> Profile | None:
+    """The readable fields alone, for other programs; None for no fields."""
+    if not flat:
+        return None
+    values = {
+        name: _READERS[name](value)
+        for name, value in zip([key.decode() for key in flat[::2]], flat[1::2], strict=True)
+        if name in _READERS
+    }
+    return msgspec.convert(values, Profile)
+
+
+_READERS: Final[dict[str, Callable[[bytes], object]]] = {
+    **dict.fromkeys(_INTS, int),
+    **dict.fromkeys(_FLOATS, float),
+    **dict.fromkeys(_TEXTS, bytes.decode),
+    **dict.fromkeys(_LISTS, _names.decode),
+}
+
+
+def _chunks(fields: dict[bytes, bytes]) -> Iterator[bytes]:
+    for name in _NAMES:
+        if name not in fields:
+            return
+        yield fields[name]
+
+
+def _pack(person: Person) -> bytes:
+    seen, bought, weights, fired = person.seen, person.bought, person.weights, person.fired
+    head = _HEADER.pack(
+        VERSION,
+        person.hours,
+        person.last_conversion,
+        person.session,
+        len(seen) // _SEEN_WIDTH,
+        len(bought) // _BOUGHT_WIDTH,
+        len(weights),
+        len(fired),
+    )
+    tail = b"".join([_FIRED.pack(*pair) for pair in fired.items()]) if fired else b""
+    return b"".join((head, seen, bought, struct.pack(f"<{len(weights)}d", *weights), tail))
+
+
+def _unpack(person: Person, state: bytes) -> None:
+    if state[:1] != bytes([VERSION]):
+        raise UnknownState(f"state has codec version {state[0] if state else None}; this nudge reads {VERSION}")
+    _, person.hours, person.last_conversion, person.session, *counts = _HEADER.unpack_from(state)
+    seen, bought, weights, fired = counts
+    at = _HEADER.size
+    person.seen = state[at : (at := at + seen * _SEEN_WIDTH)]
+    person.bought = state[at : (at := at + bought * _BOUGHT_WIDTH)]
+    person.weights = struct.unpack_from(f"<{weights}d", state, at)
+    at += weights * 8
+    person.fired = dict(_FIRED.iter_unpack(state[at : at + fired * _FIRED.size]))

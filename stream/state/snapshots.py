@@ -1,0 +1,84 @@
+"""Where snapshots lie in Redis: published with the learner's fence, loaded by every score worker.
+
+The newest few are kept and one an hour; the rest can be learned again from the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from redis.asyncio import Redis
+
+from models.lifecycle.snapshot import Snapshot, SnapshotRefused, open_sealed
+from stream.state.client import call
+from stream.state.keys import Tag, name_key, tag_source
+from stream.state.scripts import Argument
+
+HOUR: Final = 3_600_000
+
+
+async def describe_publication(
+    redis: Redis, tag: Tag, sealed: Sequence[tuple[str, int, bytes]], at: int, keep: int
+) -> list[tuple[Argument, ...]]:
+    """Commands that publish `sealed` (model, version, bytes) at wall time `at` (ms) and forget what is not kept."""
+    commands: list[tuple[Argument, ...]] = []
+    for model, version, data in sealed:
+        known = await call(redis, "ZRANGE", name_key("snapshots", tag, model), 0, -1, "WITHSCORES")
+        commands += [
+            ("SET", name_key("snapshot", tag, model, version), data),
+            ("ZADD", name_key("snapshots", tag, model), at, version),
+            ("HSET", name_key("snapshots", tag), model, version),
+        ]
+        for old in choose_forgotten(_pair(known), keep):
+            commands += [
+                ("ZREM", name_key("snapshots", tag, model), old),
+                ("DEL", name_key("snapshot", tag, model, old)),
+            ]
+    return commands
+
+
+def choose_forgotten(known: Sequence[tuple[int, int]], keep: int) -> list[int]:
+    """Versions to forget among `known`, (version, wall time in ms): not the newest `keep`, nor the first of an hour.
+
+    >>> choose_forgotten([(1, 0), (2, 10), (3, HOUR), (4, HOUR + 1), (5, HOUR + 2)], keep=1)
+    [2, 4]
+    """
+    ordered = sorted(known, key=lambda pair: (pair[1], pair[0]))
+    hours: set[int] = set()
+    forgotten = []
+    for version, at in ordered[: max(len(ordered) - keep, 0)]:
+        if at // HOUR in hours:
+            forgotten.append(version)
+        hours.add(at // HOUR)
+    return forgotten
+
+
+def _pair(flat: Sequence[bytes]) -> list[tuple[int, int]]:
+    return [(int(name), int(float(score))) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+
+
+async def list_versions(redis: Redis, tag: Tag) -> dict[str, int]:
+    """Newest version of every model that is learned on one examples partition."""
+    found: dict[bytes, bytes] = await call(redis, "HGETALL", name_key("snapshots", tag))
+    return {name.decode(): int(version) for name, version in found.items()}
+
+
+async def list_newest(redis: Redis, partitions: int) -> dict[str, tuple[Tag, int]]:
+    """Newest version of every model: name -> (tag of the examples partition it is learned on, version)."""
+    found: dict[str, tuple[Tag, int]] = {}
+    for partition in range(partitions):
+        tag = tag_source("examples", partition)
+        found |= {model: (tag, version) for model, version in (await list_versions(redis, tag)).items()}
+    return found
+
+
+async def read_snapshot(redis: Redis, tag: Tag, model: str, version: int, key: bytes) -> Snapshot | None:
+    """A snapshot by its version; None if it is not kept. Raises `SnapshotRefused` if it is not signed with `key`."""
+    data: bytes | None = await call(redis, "GET", name_key("snapshot", tag, model, version))
+    if data is None:
+        return None
+    snapshot = open_sealed(data, key)
+    if (snapshot.model, snapshot.version) != (model, version):
+        raise SnapshotRefused(f"the snapshot stored as {model} {version} is of {snapshot.model} {snapshot.version}")
+    return snapshot
