@@ -236,6 +236,18 @@ def schemas(
         show_documents()
 
 
+@app.command()
+def settings() -> None:
+    """Print every option, its variable and its default, as Markdown."""
+    from stream.commands.settings import show_settings
+
+    show_settings()
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

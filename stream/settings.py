@@ -26,6 +26,8 @@ from schemas.event import Role
 from schemas.privacy import Purpose
 
 UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+MARGIN: Final = 7 * 86_400_000
+"""Examples are kept at least this much longer than the longest window."""
 FOREIGN: Final = frozenset({"NUDGE_CONFIG", "NUDGE_DATA", "NUDGE_TOOLS"})
 """Variables with our prefix that are no settings."""
 
@@ -62,33 +64,41 @@ class Section(BaseModel):
 class Topics(Section):
     """Topic names, and how they are made where they are missing."""
 
-    events: str = "marketing.events.v1"
-    privacy: str = "marketing.privacy.v1"
-    items: str = "marketing.items.v1"
-    recommendations: str = "marketing.recommendations.v1"
-    examples: str = "marketing.examples.v1"
-    dead_letters: str = "marketing.events.v1.dlq"
-    create: bool = True
+    events: str = Field("marketing.events.v1", description="in: events, keyed by user id")
+    privacy: str = Field("marketing.privacy.v1", description="in: consent requests; the ledger, kept for ever")
+    items: str = Field("marketing.items.v1", description="in: the item catalogue, keyed by item id")
+    recommendations: str = Field("marketing.recommendations.v1", description="out: triggers, keyed by user id")
+    examples: str = Field("marketing.examples.v1", description="internal: what the learners learn from")
+    dead_letters: str = Field("marketing.events.v1.dlq", description="out: records that can't be used, as they came")
+    create: bool = Field(True, description="make missing topics at start; off, a missing one stops the start")
     partitions: int = Field(8, ge=1, le=10_000, description="of the events topic, when nudge creates it")
-    replication: int = Field(1, ge=1, le=15)
+    replication: int = Field(1, ge=1, le=15, description="of topics that nudge creates")
     retention: Duration = Field(
         parse_duration("30d"), description="of the events topic, and of the topics nudge writes; 0 keeps for ever"
     )
-    retention_examples: Duration = Field(parse_duration("60d"), description="0 keeps for ever")
+    retention_examples: Duration = Field(
+        parse_duration("60d"), description="at least the longest outcome window and 7 days; 0 keeps for ever"
+    )
 
 
 class Kafka(Section):
     """How to reach the brokers, and the group's clocks."""
 
     bootstrap: str = Field("", description="host:port, several separated by commas")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    username: str | None = None
-    password: SecretStr | None = None
-    ca_file: Path | None = None
-    session_timeout: Duration = Field(6_000, ge=500)
-    heartbeat: Duration = Field(800, ge=50)
-    rebalance_timeout: Duration = Field(20_000, ge=1_000)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    username: str | None = Field(None, description="for SASL")
+    password: SecretStr | None = Field(None, description="for SASL")
+    ca_file: Path | None = Field(None, description="certificates that the brokers' are checked against")
+    session_timeout: Duration = Field(6_000, ge=500, description="a worker not heard of for so long is taken as gone")
+    heartbeat: Duration = Field(800, ge=50, description="how often a worker is heard of; at most a third of the above")
+    rebalance_timeout: Duration = Field(
+        20_000, ge=1_000, description="what a rebalance may take; batches in flight get two fifths of it"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,16 +115,16 @@ class Redis(Section):
     """How to reach Redis (or Valkey)."""
 
     url: str = Field("", description="redis://host:port/db, rediss:// for TLS")
-    timeout: Duration = Field(3_000, ge=50)
+    timeout: Duration = Field(3_000, ge=50, description="of a connection and of a call")
 
 
 class Batch(Section):
     """How much is taken at once."""
 
-    max_records: int = Field(1_000, ge=1, le=10_000)
+    max_records: int = Field(1_000, ge=1, le=10_000, description="in a batch")
     cached_people: int = Field(100_000, ge=100, description="people kept in memory per worker")
     closings_per_event: int = Field(16, ge=1, le=1_000, description="windows that one event may close")
-    max_event_bytes: int = Field(65_536, ge=256)
+    max_event_bytes: int = Field(65_536, ge=256, description="larger records are dead-lettered")
 
 
 class Outbox(Section):
@@ -130,47 +140,51 @@ class Outbox(Section):
 class Consent(Section):
     """Which purposes must be granted before nudge does anything for a person."""
 
-    mode: Literal["required", "optional"] = "required"
-    profile: Purpose = "personalisation"
-    trigger: Purpose = "marketing"
+    mode: Literal["required", "optional"] = Field(
+        "required", description="required: nothing is done for a person who has not granted; optional: unless withdrawn"
+    )
+    profile: Purpose = Field("personalisation", description="purpose that a profile needs")
+    trigger: Purpose = Field("marketing", description="purpose that a trigger needs besides")
 
 
 class Outcome(Section):
     """One yes/no outcome that is learned: which roles open a window, which fulfil it, how long it is."""
 
-    name: str = Field("conversion", pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    opened_by: tuple[Role, ...] = ("exposure", "conversion")
-    fulfilled_by: tuple[Role, ...] = ("conversion",)
-    window: Duration = Field(parse_duration("30d"), ge=1_000)
+    name: str = Field("conversion", pattern=r"^[a-z][a-z0-9_]{0,63}$", description="of the model too")
+    opened_by: tuple[Role, ...] = Field(("exposure", "conversion"), description="roles that open a window")
+    fulfilled_by: tuple[Role, ...] = Field(
+        ("conversion",), description="roles that fulfil it, in another session and, after an exposure, of its campaign"
+    )
+    window: Duration = Field(parse_duration("30d"), ge=1_000, description="how long a fulfilment counts")
     max_open: int = Field(16, ge=1, le=256, description="windows that one person may have open")
 
 
 class Rule(Section):
     """What all rules have: when and how often they may speak, and with what."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")
-    cooldown: Duration = Field(parse_duration("7d"))
-    items: int = Field(3, ge=0, le=50)
-    channel: str = "email"
-    valid_for: Duration = Field(parse_duration("2d"), ge=1_000)
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$", description="goes into the trigger and its id")
+    cooldown: Duration = Field(parse_duration("7d"), description="event time until it may fire again for a person")
+    items: int = Field(3, ge=0, le=50, description="items recommended at most")
+    channel: str = Field("email", description="goes into the trigger")
+    valid_for: Duration = Field(parse_duration("2d"), ge=1_000, description="the trigger's `expires_at`")
 
 
 class ScoreRule(Rule):
     """Fires at an event of `roles` whose score for `outcome` is at least `at_least`."""
 
     kind: Literal["score"] = "score"
-    outcome: str = "conversion"
-    roles: tuple[Role, ...] = ("exposure", "conversion")
-    at_least: float = Field(ge=0.0, lt=1.0)
+    outcome: str = Field("conversion", description="whose probability is looked at")
+    roles: tuple[Role, ...] = Field(("exposure", "conversion"), description="events at which it may fire")
+    at_least: float = Field(ge=0.0, lt=1.0, description="probability from which it fires")
 
 
 class AbandonedRule(Rule):
     """Fires when an event of `opened_by` is followed by none of `cancelled_by` for `after` (event time)."""
 
     kind: Literal["abandoned"] = "abandoned"
-    opened_by: tuple[Role, ...] = ("intent",)
-    cancelled_by: tuple[Role, ...] = ("conversion",)
-    after: Duration = Field(parse_duration("30m"), ge=1_000)
+    opened_by: tuple[Role, ...] = Field(("intent",), description="roles that it waits after")
+    cancelled_by: tuple[Role, ...] = Field(("conversion",), description="roles that end the wait")
+    after: Duration = Field(parse_duration("30m"), ge=1_000, description="event time it waits, from the latest")
 
 
 AnyRule = Annotated[ScoreRule | AbandonedRule, Field(discriminator="kind")]
@@ -179,32 +193,32 @@ AnyRule = Annotated[ScoreRule | AbandonedRule, Field(discriminator="kind")]
 class Recommend(Section):
     """What the recommender learns from."""
 
-    roles: tuple[Role, ...] = ("view", "intent", "conversion")
+    roles: tuple[Role, ...] = Field(("view", "intent", "conversion"), description="events whose items are learned")
 
 
 class Models(Section):
     """Snapshots of what the learners know."""
 
     snapshot_key: SecretStr | None = Field(None, description="signs snapshots; the same for every worker")
-    snapshot_interval: Duration = Field(1_000, ge=50)
-    reload_interval: Duration = Field(500, ge=20)
-    keep: int = Field(16, ge=2)
+    snapshot_interval: Duration = Field(1_000, ge=50, description="how often a learner publishes at most")
+    reload_interval: Duration = Field(500, ge=20, description="how often a worker looks for newer ones")
+    keep: int = Field(16, ge=2, description="newest snapshots kept, beside one an hour")
     pinned: int | None = Field(None, description="score with this version for ever; for comparisons")
 
 
 class Sentiment(Section):
     """The scorer of texts."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="off: texts are not scored")
     folder: Path | None = Field(None, description="model.onnx, tokenizer.json, meta.json; the shipped model if unset")
-    cache: int = Field(50_000, ge=0)
+    cache: int = Field(50_000, ge=0, description="texts whose score is remembered")
 
 
 class Http(Section):
     """Where /metrics, /health and the live page are served."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(6066, ge=0, le=65_535)
+    host: str = Field("127.0.0.1", description="address to serve on")
+    port: int = Field(6066, ge=0, le=65_535, description="0 takes a free one")
     token: SecretStr | None = Field(None, description="asked for by /v1; without one /v1 is off")
     reveal: bool = Field(False, description="show user ids on the live page; for data that name nobody")
 
@@ -261,16 +275,24 @@ class Settings(BaseSettings):
     lateness: Duration = Field(parse_duration("5m"), description="how far the watermark stays behind")
     future_tolerance: Duration = Field(parse_duration("5m"), description="event time over record time; log clock only")
     idle_after: Duration = Field(parse_duration("30s"), description="then a quiet partition closes what is due")
-    partitioner: Literal["murmur2", "crc32"] = "murmur2"
-    on_log_mismatch: Literal["pause", "earliest"] = Field(
-        "pause", description="when the log is not the one that the fence knows"
+    partitioner: Literal["murmur2", "crc32"] = Field(
+        "murmur2", description="of the producers: murmur2 (Java, aiokafka) or crc32 (librdkafka)"
     )
-    profile_ttl: Duration = Field(parse_duration("400d"), ge=60_000)
-    roles: dict[str, Role] = Field(default_factory=lambda: dict(DEFAULT_ROLES))
-    score_on: tuple[Role, ...] = ("exposure", "click", "view", "intent", "conversion", "feedback")
+    on_log_mismatch: Literal["pause", "earliest"] = Field(
+        "pause", description="when the log is not the one that the fence knows: wait, or begin at its start"
+    )
+    profile_ttl: Duration = Field(
+        parse_duration("400d"), ge=60_000, description="a person not seen for so long begins anew"
+    )
+    roles: dict[str, Role] = Field(
+        default_factory=lambda: dict(DEFAULT_ROLES), description="event type -> what it means; replaces the default"
+    )
+    score_on: tuple[Role, ...] = Field(
+        ("exposure", "click", "view", "intent", "conversion", "feedback"), description="events that are scored"
+    )
     outcomes: tuple[Outcome, ...] = (Outcome(),)
     rules: tuple[AnyRule, ...] = DEFAULT_RULES
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the log, on stderr")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -281,6 +303,11 @@ class Settings(BaseSettings):
             for rule in self.rules
             if isinstance(rule, ScoreRule) and rule.outcome not in known
         ]
+        longest = max((outcome.window for outcome in self.outcomes), default=0) + MARGIN
+        if 0 < self.topics.retention_examples < longest:
+            problems.append(
+                f"topics.retention_examples is below the longest outcome window and 7 days: set {longest // 1000}s"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -1,7 +1,7 @@
 """Fine-tune the MiniLM encoder for sentiment, and write what ships: `python -m models.sentiment.train`.
 
-Labelled texts come in (see `corpus`), the folder of weights and a report go out. Seeds are fixed; on one machine and
-one thread a second run gives the same weights. Needs the extra `transformers`.
+Labelled texts come in (see `corpus`), the folder of weights and a report go out. Seeds are fixed and
+torch runs its deterministic kernels on one thread. Needs the extra `transformers`.
 """
 
 import argparse

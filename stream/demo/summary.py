@@ -13,9 +13,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.lifecycle.snapshot import Snapshot
+from schemas.reasons import REASON_HEADER, SOURCE_HEADER
 from schemas.trigger import RecommendationTrigger
 from stream.commands.connections import open_consumer
-from stream.commands.dlq import read_letters
 from stream.commands.topic import find_partitions, read_all
 from stream.demo.progress import Progress
 from stream.settings import Settings
@@ -195,6 +195,11 @@ async def _read_triggers(settings: Settings) -> tuple[Counter[str], int]:
 
 
 async def _read_reasons(settings: Settings) -> dict[str, int]:
-    """Distinct dead letters by reason; a letter sent twice has one source."""
-    found = {letter.source or letter.at: letter.reason async for letter in read_letters(settings)}
+    """Distinct dead letters by reason; a letter sent twice names one source."""
+    found: dict[bytes, str] = {}
+    partitions = await find_partitions(settings, settings.topics.dead_letters)
+    async with open_consumer(settings) as consumer:
+        async for record in read_all(consumer, partitions):
+            headers = dict(record.headers)
+            found[headers[SOURCE_HEADER]] = headers[REASON_HEADER].decode()
     return dict(Counter(found.values()).most_common())

@@ -45,6 +45,8 @@ class WorkerProcess:
         self.url = f"http://127.0.0.1:{port}/"
         self.log = folder / "worker.log"
         self._guard = guard
+        # What libraries leave in the temporary folder goes with ours.
+        env = {**env, "TMPDIR": str(folder)}
         self._process: subprocess.Popen[bytes] | None = guard.spawn(command, log=self.log, folder=folder, env=env)
 
     def wait_until_ready(self, patience: float = READY_SECONDS) -> None:

@@ -21,7 +21,10 @@ import faust
 from redis.asyncio import Redis
 from river import linear_model, preprocessing
 
-BOOTSTRAP = os.environ["NUDGE_KAFKA_BOOTSTRAP"]
+BOOTSTRAP = os.environ.get("NUDGE_KAFKA_BOOTSTRAP", "localhost:9092")
+REDIS = os.environ.get("NUDGE_REDIS_URL", "redis://localhost")
+EVENTS = os.environ.get("NUDGE_TOPICS_EVENTS", "marketing.events.v1")
+TRIGGERS = os.environ.get("NUDGE_TOPICS_RECOMMENDATIONS", "marketing.recommendations.v1")
 ROLES = {
     "ad_impression": "exposure",
     "ad_click": "click",
@@ -33,13 +36,13 @@ PROGRESS = "faust:events"
 """Redis key: events done with, and the monotonic second at which that was so; told ten times a second."""
 
 app = faust.App(
-    os.environ["NUDGE_APP"],
+    os.environ.get("NUDGE_APP", "faust"),
     broker=f"kafka://{BOOTSTRAP}",
     store="memory://",
     consumer_auto_offset_reset="earliest",
     broker_session_timeout=6.0,
     broker_heartbeat_interval=0.8,
-    topic_partitions=int(os.environ["NUDGE_TOPICS_PARTITIONS"]),
+    topic_partitions=int(os.environ.get("NUDGE_TOPICS_PARTITIONS", "4")),
     topic_disable_leader=True,
     topic_allow_declare=False,
     web_enabled=False,
@@ -67,10 +70,10 @@ class Trigger(faust.Record, serializer="json"):
     probability: float
 
 
-events_topic = app.topic(os.environ["NUDGE_TOPICS_EVENTS"], key_type=str, value_type=Event)
-triggers_topic = app.topic(os.environ["NUDGE_TOPICS_RECOMMENDATIONS"], key_type=str, value_type=Trigger)
+events_topic = app.topic(EVENTS, key_type=str, value_type=Event)
+triggers_topic = app.topic(TRIGGERS, key_type=str, value_type=Trigger)
 
-redis = Redis.from_url(os.environ["NUDGE_REDIS_URL"])
+redis = Redis.from_url(REDIS)
 model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
 people: dict[str, dict[str, Any]] = {}
 taught: dict[str, dict[str, float]] = {}

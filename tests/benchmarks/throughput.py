@@ -35,7 +35,18 @@ from tests.benchmarks.workload import PEOPLE, build_log
 PARTITIONS: Final = 4
 JOBS: Final = ("nudge", "floor", "faust")
 FLOOR: Final = (sys.executable, "-m", "tests.benchmarks.floor")
-FAUST: Final = (sys.executable, "-m", "faust", "-A", "tests.benchmarks.faust_app", "-L", "uvloop", "worker", "-l", "warn")
+FAUST: Final = (
+    sys.executable,
+    "-m",
+    "faust",
+    "-A",
+    "tests.benchmarks.faust_app",
+    "-L",
+    "uvloop",
+    "worker",
+    "-l",
+    "warn",
+)
 PROGRESS: Final = "faust:events"
 """Redis key to which the Faust app tells how far it is."""
 
@@ -62,7 +73,7 @@ class Round:
         overrides = choose_overrides(servers)
         self.settings = build_settings(overrides)
         self.env = write_environment(overrides, self.settings)
-        self.redis = Redis.from_url(servers.redis_url)
+        self.redis = Redis.from_url(servers.redis_url, decode_responses=True)
 
     def run(self, log: Sequence[Record]) -> dict[str, dict[str, Any]]:
         """Results by job."""

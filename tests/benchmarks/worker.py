@@ -67,7 +67,8 @@ def choose_command(profile: Path | None) -> list[str]:
     """How the worker is started; with `profile`, under cProfile, which slows it and writes that file at its end."""
     if profile is None:
         return list(COMMAND)
-    return [COMMAND[0], "-P", "-m", "cProfile", "-o", str(profile.resolve()), "-m", "stream.cli", "worker"]
+    code = f"import cProfile; from stream.cli import main; cProfile.run('main()', {str(profile.resolve())!r})"
+    return [COMMAND[0], "-P", "-c", code, "worker"]
 
 
 def time_worker(process: Process, redis: Redis, settings: Settings, total: int) -> dict[str, Any]:

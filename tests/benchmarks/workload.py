@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from schemas.event import Event
 from stream.produce import Record
@@ -52,8 +51,8 @@ def build_log(events: int, until: int, people: int = PEOPLE, seed: int = 1) -> l
 
 def _draw_ranks(random: np.random.Generator, among: int, count: int) -> list[int]:
     """`count` ranks from 0 to `among` - 1, the low ones more often."""
-    weights: NDArray[np.float64] = 1.0 / (np.arange(among) + SHIFT)
-    ranks: list[int] = np.searchsorted(np.cumsum(weights / weights.sum()), random.random(count)).tolist()
+    weights = np.cumsum(1.0 / (np.arange(among) + SHIFT))
+    ranks: list[int] = np.searchsorted(weights, random.random(count) * weights[-1]).tolist()
     return [min(rank, among - 1) for rank in ranks]
 
 

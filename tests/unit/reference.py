@@ -23,6 +23,7 @@ from models.outcomes.scorer import Coefficients, LinearScorer
 from models.outcomes.windows import Window
 from models.recommend.learner import RecommendLearner
 from models.sentiment.transformer import Sentiment
+from schemas.event import Role
 from schemas.example import Interaction
 from stream.settings import Settings
 from stream.stages.batch import NOWHERE, Batch, Clock, Dossier, Entry
@@ -191,7 +192,7 @@ def make_lineup(*outcomes: str, version: int = 7) -> Lineup:
     learner = RecommendLearner()
     for number in range(300):
         item, before = f"i{number * 7 % 30}", (f"i{number * 3 % 30}",)
-        role = "conversion" if number % 3 == 0 else "view"
+        role: Role = "conversion" if number % 3 == 0 else "view"
         learner.learn(
             Interaction(item_id=item, role=role, ts=number * 1_000, partition=0, offset=number, index=1, before=before)
         )

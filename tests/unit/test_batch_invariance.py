@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as configured
 from hypothesis import strategies as st
 
-from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES
+from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES, Purpose
 from stream.settings import AbandonedRule, Outcome, ScoreRule, Settings
 from tests.unit.factories import NOON, event
 from tests.unit.reference import Record, Reference, WordScorer, make_lineup
@@ -43,14 +43,16 @@ def eager(**overrides: Any) -> Settings:
     return Settings(**(fields | overrides))
 
 
-def ask(user: str, purposes: dict[str, bool], ledger: bytes | None, action: str = "consent") -> tuple[bytes, Any]:
+def ask(
+    user: str, purposes: Mapping[Purpose, bool], ledger: bytes | None, action: str = "consent"
+) -> tuple[bytes, Any]:
     """Value and headers of a privacy request as the privacy agent passes it on."""
     value = {"request_id": "r", "user_id": user, "ts": NOON, "action": action, "consent": purposes}
     headers = [(KIND_HEADER, b"privacy")] + ([(LEDGER_HEADER, ledger)] if ledger is not None else [])
     return msgspec.json.encode(value), headers
 
 
-def segment(user: str, purposes: dict[str, bool], number: int) -> bytes:
+def segment(user: str, purposes: Mapping[Purpose, bool], number: int) -> bytes:
     """A Segment call that brings consent along."""
     call = {"type": "track", "event": "page_view", "userId": user, "messageId": f"s{number}"}
     consent = {"timestamp": "2024-05-01T12:00:00Z", "context": {"consent": {"categoryPreferences": purposes}}}
@@ -103,7 +105,7 @@ def _draw_event(chance: random.Random, user: str, now: int, offset: int) -> byte
         ("quantity", (1, 3, -1, None)),
         ("channel", ("web", None)),
     ):
-        if (value := chance.choice(choices)) is not None:  # type: ignore[arg-type]
+        if (value := chance.choice(choices)) is not None:
             fields[name] = value
     if kind == "review":
         fields["content"] = chance.choice(TEXTS)

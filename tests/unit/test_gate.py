@@ -1,0 +1,219 @@
+"""The gate: who is let in, and what was seen before. Consent holds from its place in the log on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES
+from stream.settings import Settings
+from stream.stages.gate import remember
+from tests.unit.factories import NOON, event
+from tests.unit.reference import Record, Reference, open_to_all
+
+MINUTE = 60_000
+ALL = dict.fromkeys(PURPOSES, True)
+NONE = dict.fromkeys(PURPOSES, False)
+
+
+def request(consent: Mapping[Any, bool], ledger: bytes | None = None, action: str = "consent", user: str = "u1") -> Any:
+    """Value and headers of a privacy request."""
+    value = {"request_id": "r", "user_id": user, "ts": NOON, "action": action, "consent": consent}
+    place = [] if ledger is None else [(LEDGER_HEADER, ledger)]
+    return msgspec.json.encode(value), [(KIND_HEADER, b"privacy"), *place]
+
+
+def view(number: int = 0, user: str = "u1") -> Any:
+    return event(user).known_as(f"e{number}").as_json(), []
+
+
+def log(*values: Any, every: int = 1_000, at: int = NOON) -> list[Record]:
+    return [Record(n, at + n * every, value, None, headers) for n, (value, headers) in enumerate(values)]
+
+
+def pass_through(*values: Any, options: Settings | None = None, size: int = 500) -> Reference:
+    return Reference(options or Settings()).run(log(*values), size)
+
+
+sizes = pytest.mark.parametrize("size", [1, 500])
+
+
+def test_without_consent_an_event_is_counted_and_forgotten() -> None:
+    found = pass_through(view(1), view(2, "u2"))
+    assert found.counts == {"denied": 2, "denied:view": 2}
+    assert found.profiles() == {}
+    assert all(dossier.person is None for dossier in found.people.values())
+    assert found.entries == []
+
+
+def test_a_denied_event_is_no_duplicate_later() -> None:
+    found = pass_through(view(1), request(ALL), view(1))
+    assert (found.counts["denied"], found.counts["scored"], found.counts["duplicates"]) == (1, 1, 0)
+
+
+def test_optional_consent_lets_everybody_in_but_those_who_said_no() -> None:
+    found = pass_through(view(1), request(NONE, user="u2"), view(2, "u2"), options=open_to_all())
+    assert set(found.profiles()) == {"u1"}
+    assert found.counts["denied"] == 1
+
+
+@sizes
+def test_consent_holds_from_its_place_in_the_batch(size: int) -> None:
+    steps = (view(1), request(ALL), view(2), view(3), request({"personalisation": False}), view(4), request(ALL))
+    found = pass_through(*steps, view(5), size=size)
+    person = found.people["u1"].person
+    assert person is not None
+    assert person.version == 3
+    assert (found.counts["denied"], found.counts["consents"]) == (2, 3)
+
+
+def test_each_purpose_is_asked_for_what_it_is_for() -> None:
+    options = Settings(consent={"profile": "analytics", "trigger": "marketing"})
+    found = pass_through(request({"personalisation": True, "marketing": True}), view(), options=options)
+    assert found.counts["denied"] == 1
+    found = pass_through(request({"analytics": True}), view(), options=options)
+    assert found.counts["scored"] == 1
+
+
+def test_a_request_names_only_what_changes() -> None:
+    found = pass_through(
+        request({"marketing": True}), request({"personalisation": True}), request({"marketing": False})
+    )
+    assert found.people["u1"].consent == {"marketing": False, "personalisation": True}
+
+
+def test_an_erasure_withdraws_every_purpose() -> None:
+    found = pass_through(request(ALL), view(1), request(ALL, action="erase"), view(2))
+    assert found.people["u1"].consent == NONE
+    assert found.counts["denied"] == 1
+
+
+@sizes
+def test_a_second_copy_of_a_request_does_not_undo_a_later_one(size: int) -> None:
+    steps = (request(ALL, b"0/3"), request(NONE, b"0/4"), request(ALL, b"0/3"), request(NONE, b"0/4"), view())
+    found = pass_through(*steps, size=size)
+    assert found.counts["denied"] == 1
+    assert found.people["u1"].consent == NONE
+    assert found.people["u1"].ledger == {0: 4}
+
+
+def test_partitions_of_the_ledger_are_told_apart() -> None:
+    found = pass_through(request(ALL, b"0/9"), request(NONE, b"1/0"), view())
+    assert found.counts["denied"] == 1
+    assert found.people["u1"].ledger == {0: 9, 1: 0}
+
+
+def test_the_first_request_of_a_ledger_is_at_offset_zero() -> None:
+    assert pass_through(request(ALL, b"0/0"), view()).counts["scored"] == 1
+
+
+@pytest.mark.parametrize("place", [b"", b"x", b"1", b"1/2/3", b"/", b"1/x", b"\xff/1"])
+def test_a_ledger_header_that_is_none_makes_no_stage_fail(place: bytes) -> None:
+    found = pass_through(request(ALL, place), view(), options=open_to_all())
+    assert found.counts["scored"] == 1
+
+
+def test_a_segment_call_brings_consent_along_for_itself() -> None:
+    preferences = {"personalisation": True, "advertising": False}
+    call = {
+        "type": "track",
+        "event": "page_view",
+        "userId": "u1",
+        "messageId": "m1",
+        "timestamp": "2024-05-01T12:00:00Z",
+        "context": {"consent": {"categoryPreferences": preferences}},
+    }
+    refused = call | {"messageId": "m2", "context": {"consent": {"categoryPreferences": {"personalisation": False}}}}
+    found = pass_through(*[(msgspec.json.encode(value), []) for value in (call, refused)], view(3))
+    assert (found.counts["scored"], found.counts["denied"]) == (1, 2)
+    assert found.people["u1"].consent == {"personalisation": False}
+
+
+def spaced(*spans: int) -> Reference:
+    """Copies of one event, these milliseconds apart by the partition's clock."""
+    records, now = [], NOON
+    for offset, span in enumerate((0, *spans)):
+        now += span
+        records.append(Record(offset, now, event().known_as("e1").at(NOON).as_json()))
+    return Reference(open_to_all()).run(records)
+
+
+def test_a_copy_within_the_hour_is_a_duplicate_and_after_it_is_not() -> None:
+    assert spaced(60 * MINUTE).counts["duplicates"] == 1
+    # The minute of the first is what is kept: an hour and a minute later is outside for certain.
+    assert spaced(61 * MINUTE).counts["duplicates"] == 0
+    assert spaced(61 * MINUTE).counts["scored"] == 2
+
+
+def test_a_duplicate_does_not_prolong_the_hour() -> None:
+    found = spaced(40 * MINUTE, 21 * MINUTE)
+    assert (found.counts["duplicates"], found.counts["scored"]) == (1, 2)
+
+
+@sizes
+@pytest.mark.parametrize(("between", "duplicates"), [(6, 1), (7, 1), (8, 0)])
+def test_a_copy_is_known_among_the_last_eight_events(between: int, duplicates: int, size: int) -> None:
+    others = [view(number) for number in range(1, 1 + between)]
+    found = pass_through(view(0), *others, view(0), options=open_to_all(), size=size)
+    assert found.counts["duplicates"] == duplicates
+    assert found.counts["scored"] == between + 2 - duplicates
+
+
+def test_one_persons_event_ids_say_nothing_of_another() -> None:
+    found = pass_through(view(1, "u1"), view(1, "u2"), options=open_to_all())
+    assert found.counts["scored"] == 2
+
+
+def hashed(event_id: str) -> bytes:
+    return hashlib.blake2b(event_id.encode(), digest_size=6).digest()
+
+
+def test_bytes_across_two_entries_are_no_event() -> None:
+    wanted = hashed("e1")
+    for shift in range(1, 8):
+        # The same bytes in the ring, but not where an id begins.
+        ring = bytes(shift) + wanted + bytes(16 - shift - 6)
+        assert remember(ring, "e1", 0) is not None
+        at_last = ring + wanted + (0).to_bytes(2, "little")
+        assert remember(at_last, "e1", 0) is None
+
+
+def test_an_old_entry_does_not_hide_a_younger_one_of_the_same_id() -> None:
+    young, old = (hashed("e1") + minute.to_bytes(2, "little") for minute in (100, 20))
+    assert remember(young + old, "e1", 130) is None
+    assert remember(old + young, "e1", 130) is None
+    assert remember(old, "e1", 130) is not None
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 30)), max_size=60), st.integers(0, 70_000))
+def test_the_ring_agrees_with_a_list_of_the_last_eight(steps: list[tuple[int, int]], start: int) -> None:
+    ring, known, minute = b"", list[tuple[int, int]](), start
+    for number, passed in steps:
+        minute += passed
+        seen = any(other == number and minute - then <= 60 for other, then in known)
+        found = remember(ring, f"e{number}", minute)
+        assert (found is None) == seen
+        if found is not None:
+            ring = found
+            known = [(number, minute), *known][:8]
+            assert len(ring) == 8 * len(known)
+
+
+def test_a_profile_not_touched_for_its_time_to_live_begins_anew() -> None:
+    options = open_to_all(profile_ttl=60 * MINUTE)
+    for pause, version in ((60 * MINUTE, 2), (60 * MINUTE + 1, 1)):
+        records = [
+            Record(0, NOON, event(item_id="old").as_json()),
+            Record(1, NOON + pause, event().after(pause).as_json()),
+        ]
+        for size in (1, 2):
+            person = Reference(options).run(records, size).people["u1"].person
+            assert person is not None
+            assert person.version == version
+            assert person.last_items == (("old",) if version == 2 else ())
