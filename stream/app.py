@@ -31,6 +31,7 @@ from stream.agents.learn import Learning
 from stream.agents.models import ModelLoader
 from stream.agents.privacy import PrivacySession
 from stream.agents.score import Scoring
+from stream.agents.supervision import PersistentSupervisor
 from stream.broker import TopicSpec, describe_topics, ensure_topics, probe
 from stream.delivery.connection import describe_connection, describe_security
 from stream.delivery.fence import Fence
@@ -108,6 +109,7 @@ class Engine:
     async def start(self) -> None:
         """Connect, check, and begin to work; raises what stops a start, with what to do about it."""
         settings = self.settings
+        self.vitals.pause("start")
         await self.redis.ping()
         capabilities = await probe(settings.kafka.bootstrap, connection=describe_security(settings))
         log.info("broker can do: %s", capabilities)
@@ -123,6 +125,7 @@ class Engine:
         self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
         self.faust.finalize()
         await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
+        self.vitals.resume("start")
         log.info("at work; live page at %s", self.web.url)
 
     async def stop(self) -> None:
@@ -179,7 +182,9 @@ class Engine:
             name, topic, self.settings, self.redis, channel.put, open_session, self.metrics, self.vitals, **options
         )
         at_once = AGENTS_AT_ONCE if name == "events" else 1
-        self.faust.agent(channel, name=AGENT_NAMES[name], concurrency=at_once)(work_offers)
+        self.faust.agent(
+            channel, name=AGENT_NAMES[name], concurrency=at_once, supervisor_strategy=PersistentSupervisor
+        )(work_offers)
         self.sources.append(source)
 
     def _build_web(self) -> web.Application:
@@ -273,7 +278,7 @@ def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
             await upsert_items(redis, [value for value in values if value is not None])
 
     raw = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
-    app.agent(raw, name="items")(items)
+    app.agent(raw, name="items", supervisor_strategy=PersistentSupervisor)(items)
 
 
 def describe_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:

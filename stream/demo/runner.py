@@ -34,9 +34,10 @@ from stream.settings import Settings, load_settings
 from stream.state.partition import read_partitions
 from stream.view import LiveView
 
-RATE: Final = 2_500.0
-"""Events per second unless said otherwise. Snapshots are published once a second of wall time; at full speed weeks of
-the log would pass between two of them, and the model would look worse than it is."""
+RATE: Final = 500.0
+"""Events per second unless said otherwise. A prediction can only know what was published before it, once a second of
+wall time; the faster the log is replayed, the more of its weeks lie in that second and in the learner's own lag, and
+the worse the model looks for no fault of its own."""
 TICK_SECONDS: Final = 0.1
 VIEW_SECONDS: Final = 0.5
 

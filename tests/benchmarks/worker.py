@@ -20,6 +20,7 @@ from stream.state.keys import name_key, tag_events, tag_source
 from tests.benchmarks.job import Mark, Process, describe_pace, time_process
 
 RESULTS: Final = ("scored", "denied", "duplicates", "dead_letters")
+REDIS_CPU: Final = ("redis_cpu_seconds", "")
 _SAMPLE: Final = re.compile(r'^(\w+)(?:\{(?:\w+="([^"]*)",?)*\})? (\S+)$', re.MULTILINE)
 
 Samples = dict[tuple[str, str], float]
@@ -43,9 +44,10 @@ class Worker:
         """All counts of the commits, without those by role."""
         sums: dict[str, int] = {}
         for tag in self.tags:
-            for name, value in redis.hgetall(name_key("counts", tag)).items():
-                if b":" not in name or name.startswith(b"triggers:"):
-                    sums[name.decode()] = sums.get(name.decode(), 0) + int(value)
+            counts: Any = redis.hgetall(name_key("counts", tag))
+            for name, value in counts.items():
+                if ":" not in name or name.startswith("triggers:"):
+                    sums[name] = sums.get(name, 0) + int(value)
         return sums
 
     def waiting(self, redis: Redis) -> int:
@@ -56,11 +58,14 @@ class Worker:
         """Examples that the published snapshots include."""
         return int(redis.hget(name_key("fence", tag_source("examples", 0)), "next") or 0)
 
-    def read_metrics(self) -> Samples:
-        """The metrics page as it is now."""
-        with urllib.request.urlopen(self.url, timeout=5.0) as page:
+    def read_metrics(self, redis: Redis) -> Samples:
+        """The metrics page as it is now, and the CPU seconds that Redis itself has used."""
+        with urllib.request.urlopen(self.url, timeout=10.0) as page:
             text = page.read().decode()
-        return {(name, label): float(value) for name, label, value in _SAMPLE.findall(text)}
+        samples = {(name, label): float(value) for name, label, value in _SAMPLE.findall(text)}
+        used: Any = redis.info("cpu")
+        samples[REDIS_CPU] = used["used_cpu_user"] + used["used_cpu_sys"]
+        return samples
 
 
 def choose_command(profile: Path | None) -> list[str]:
@@ -80,15 +85,15 @@ def time_worker(process: Process, redis: Redis, settings: Settings, total: int) 
         """Every model has been learned, so that nothing is left out of the work that is timed."""
         if not redis.hexists(name_key("snapshots", tag_source("examples", 0)), "conversion"):
             return False
-        start_metrics.update(worker.read_metrics())
+        start_metrics.update(worker.read_metrics(redis))
         return ("nudge_model_version", "conversion") in start_metrics
 
     start, end = time_process(process, redis, worker.progress, total, is_warm)
-    end_metrics = worker.read_metrics()
+    end_metrics = worker.read_metrics(redis)
     backlog = worker.waiting(redis)
     process.wait(lambda: worker.waiting(redis) == 0, lambda: worker.waiting(redis))
     sent = process.mark(redis, worker.progress)
-    examples = int(worker.read_metrics()["nudge_outbox_sent_total", settings.topics.examples])
+    examples = int(worker.read_metrics(redis)["nudge_outbox_sent_total", settings.topics.examples])
     process.wait(lambda: worker.learned(redis) >= examples, lambda: worker.learned(redis))
     learned = process.mark(redis, worker.progress)
     return describe_pace(start, end) | {
@@ -104,7 +109,10 @@ def time_worker(process: Process, redis: Redis, settings: Settings, total: int) 
 
 
 def divide_time(before: Samples, after: Samples, start: Mark, end: Mark) -> dict[str, float]:
-    """Microseconds per event by stage and by call of Redis; the calls' waits overlap, the stages do not."""
+    """Microseconds per event by stage and by call of Redis, and of CPU.
+
+    Stages are wall time of one thread; calls are waits, which overlap.
+    """
 
     def spent(metric: str, label: str) -> float:
         return after.get((metric, label), 0.0) - before.get((metric, label), 0.0)
@@ -120,4 +128,5 @@ def divide_time(before: Samples, after: Samples, start: Mark, end: Mark) -> dict
     cpu = (end.cpu - start.cpu) / max(end.done - start.done, 1) * 1e6
     batches = spent("nudge_batch_size_count", "") or 1.0
     parts |= {"stages": stages, "cpu": cpu, "cpu_outside_stages": cpu - stages}
+    parts["cpu_of_redis"] = spent(*REDIS_CPU) / events * 1e6
     return {name: round(micros, 2) for name, micros in parts.items()} | {"batch_size": round(events / batches, 1)}

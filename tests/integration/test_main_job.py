@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 from redis.asyncio import Redis
 
 from stream.embedded import Servers
@@ -82,23 +81,12 @@ async def test_a_second_worker_joins_and_nothing_is_lost_or_done_twice(job: Job,
 
 
 async def test_agents_that_raise_and_rebalances_of_the_host_lose_nothing(job: Job, log: list[Record]) -> None:
-    worker = job.start_worker(rough=True)
+    worker = job.start_worker("agents")
     await worker.wait_ready()
-    sending = asyncio.create_task(job.send(log, rate=4_000))
-    topics, group = job.settings.topics, f"{job.settings.app}-host"
-    while not sending.done():
-        other = AIOKafkaConsumer(
-            topics.items,
-            bootstrap_servers=job.settings.kafka.bootstrap,
-            group_id=group,
-            session_timeout_ms=3_000,
-            heartbeat_interval_ms=500,
-        )
-        await other.start()
-        await asyncio.sleep(0.5)
-        await other.stop()
-    await sending
+    other = job.start_worker("host")
+    await job.send(log, rate=2_000)
     await finish(job)
-    log_text = worker.log.read_text()
-    assert log_text.count("raised on purpose") > 3
-    assert log_text.count("rebalance of the host") > 1
+    assert other.process.poll() is None
+    said = worker.log.read_text()
+    assert said.count("RuntimeError: raised on purpose") > 3
+    assert said.count("rebalance of the host") > 1

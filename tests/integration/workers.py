@@ -29,6 +29,7 @@ from stream.broker import ensure_topics
 from stream.commands.connections import open_consumer
 from stream.commands.topic import find_partitions, read_all
 from stream.embedded import Servers, free_port
+from stream.produce import Record as Outgoing
 from stream.produce import produce
 from stream.settings import Settings
 from stream.state.keys import name_key, tag_events, tag_source
@@ -42,13 +43,15 @@ PINNED = 7
 
 
 class Worker:
-    """One worker process; `rough` runs it with the disturbances of `rough_worker.py`."""
+    """One worker process; `wrong` names what of `rough_worker.py` is wrong with it."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "worker", rough: bool = False) -> None:
+    def __init__(self, settings: Settings, folder: Path, name: str = "worker", wrong: str = "") -> None:
         self.port = free_port()
         self.log = folder / f"{name}.log"
         config = folder / "nudge.yaml"
-        config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude={"models": {"snapshot_key"}, "http": True})))
+        config.write_text(
+            yaml.safe_dump(settings.model_dump(mode="json", exclude={"models": {"snapshot_key"}, "http": True}))
+        )
         env = {name: value for name, value in os.environ.items() if not name.startswith("NUDGE_")}
         env |= {
             "NUDGE_CONFIG": str(config),
@@ -56,7 +59,7 @@ class Worker:
             "NUDGE_HTTP_PORT": str(self.port),
             "PYTHONPATH": str(ROOT),
         }
-        command = ["-m", "tests.integration.rough_worker"] if rough else ["-m", "stream.cli", "worker"]
+        command = ["-m", "tests.integration.rough_worker", wrong] if wrong else ["-m", "stream.cli", "worker"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([sys.executable, *command], env=env, cwd=folder, stdout=log, stderr=log)
 
@@ -114,8 +117,8 @@ class Job:
         self.folder = folder
         self.workers: list[Worker] = []
 
-    def start_worker(self, rough: bool = False) -> Worker:
-        worker = Worker(self.settings, self.folder, f"worker-{len(self.workers)}", rough)
+    def start_worker(self, wrong: str = "") -> Worker:
+        worker = Worker(self.settings, self.folder, f"worker-{len(self.workers)}", wrong)
         self.workers.append(worker)
         return worker
 
@@ -128,11 +131,8 @@ class Job:
         await ensure_topics(self.settings.kafka.bootstrap, list_topics(self.settings))
 
     async def send(self, records: Sequence[Record], rate: float | None = None) -> int:
-        outgoing = [(record.key, record.value, list(record.headers)) for record in records]
-        from stream.produce import Record as Out
-
         return await produce(
-            [Out(key, value, headers) for key, value, headers in outgoing],
+            [Outgoing(record.key, record.value, list(record.headers)) for record in records],
             self.settings.kafka.bootstrap,
             self.settings.topics.events,
             rate=rate,

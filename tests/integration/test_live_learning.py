@@ -1,0 +1,107 @@
+"""With models that learn while they score, every stored probability can be computed again from what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from models.lifecycle.snapshot import open_sealed
+from models.outcomes.scorer import LinearScorer
+from schemas.example import Example, Interaction
+from stream.embedded import Servers
+from stream.settings import ScoreRule
+from stream.state.keys import name_key, tag_events, tag_source
+from tests.integration.workers import KEY, PARTITIONS, Job
+from tests.unit.reference import Reference
+from tests.unit.test_batch_invariance import compose_log, eager
+
+RECORDS = 20_000
+
+pytestmark = pytest.mark.timeout(240)
+
+
+async def test_every_stored_probability_is_that_of_the_version_it_names(
+    servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
+) -> None:
+    options = eager(
+        clock="event",
+        models={"snapshot_interval": 300, "reload_interval": 50, "keep": 10_000},
+        rules=(ScoreRule(name="likely", at_least=0.02, cooldown=0),),
+    )
+    job = Job(servers, redis, topic_prefix, tmp_path, options)
+    await job.create_topics()
+    worker = job.start_worker()
+    try:
+        await worker.wait_ready()
+        await job.send(compose_log(RECORDS, people=5_000), rate=3_000)
+        await job.wait_until(RECORDS)
+        await job.wait_drained()
+        assert worker.stop() == 0
+        assert worker.errors() == []
+        models = await read_models(redis)
+        assert len(models) > 5
+        assert await check_examples(job, models) > 1_000
+        assert await check_triggers(job, models) > 200
+        assert await check_profiles(job, models) > 1_000
+    finally:
+        job.end()
+
+
+async def read_models(redis: Redis) -> dict[tuple[str, int], LinearScorer]:
+    """Scorers by outcome and version, every one that was ever published."""
+    tag = tag_source("examples", 0)
+    found = {}
+    for outcome in ("conversion", "click"):
+        for version in await redis.zrange(name_key("snapshots", tag, outcome), 0, -1):
+            data = await redis.get(name_key("snapshot", tag, outcome, version.decode()))
+            snapshot = open_sealed(data, KEY.encode())
+            found[outcome, int(version)] = LinearScorer.from_bytes(snapshot.scoring)
+    return found
+
+
+async def check_examples(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+    checked = 0
+    for record in await job.read(job.settings.topics.examples):
+        example = msgspec.json.decode(record.value, type=Example | Interaction)
+        if isinstance(example, Example) and example.model_version is not None:
+            scorer = models[example.outcome, example.model_version]
+            assert scorer.score_one(example.features) == example.prediction
+            checked += 1
+    return checked
+
+
+async def check_triggers(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+    """A trigger's features are not all in it; its strongest contributions are, to the bit."""
+    checked = 0
+    for trigger in await job.triggers():
+        for outcome in trigger.scores:
+            scorer = models[outcome, trigger.model_versions[outcome]]
+            known = dict.fromkeys(scorer.coefficients.names, 0.0) | {f.name: f.value for f in trigger.top_features}
+            again = {f.name: f.contribution for f in scorer.contributions(tuple(known.values()), len(known))}
+            assert trigger.top_features
+            assert all(again[feature.name] == feature.contribution for feature in trigger.top_features)
+            checked += 1
+    return checked
+
+
+async def check_profiles(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+    """The row of a person's last scored event does not depend on any model, so a reference without one has it."""
+    checked = 0
+    records = await job.read(job.settings.topics.events)
+    for partition in range(PARTITIONS):
+        mine = sorted((r for r in records if r.partition == partition), key=lambda r: r.offset)
+        reference = Reference(job.settings, partition=partition, partitions=PARTITIONS)
+        await reference.feed(mine, len(mine))
+        assert reference.latest is not None
+        items = [item for item in reference.latest.items if item.event is not None and item.row is not None]
+        rows = {item.event.user_id: item.row for item in items}
+        for user, row in rows.items():
+            key = name_key("profile", tag_events(partition), user)
+            probability, version = await job.redis.hmget(key, "conversion_probability", "conversion_version")
+            if version is not None:
+                assert models["conversion", int(version)].score_one(row) == float(probability)
+                checked += 1
+    return checked
