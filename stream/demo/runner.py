@@ -18,12 +18,13 @@ import msgspec
 from redis.asyncio import Redis
 
 from stream.commands import CommandError
-from stream.commands.connections import count_partitions, list_options, open_consumer, open_redis, quiet_kafka
+from stream.commands.connections import list_options, open_consumer, open_redis, quiet_kafka
 from stream.commands.output import print_json
 from stream.commands.topic import find_ends, find_partitions
 from stream.demo.cast import Cast
 from stream.demo.progress import PATIENCE_SECONDS, Meter, Patience, Progress, Standstill
 from stream.demo.screen import Screen, choose_screen, open_browser, print_summary, say, tell_addresses
+from stream.demo.servers import prepare_servers
 from stream.demo.setting import build_settings, choose_overrides, write_environment
 from stream.demo.summary import Summary, check_balance, collect_summary
 from stream.demo.worker import COMMAND, WorkerProcess
@@ -31,7 +32,6 @@ from stream.embedded import Broker, Guard, ServerError, Servers, free_port, star
 from stream.produce import Record, produce
 from stream.sample.log import SampleLog
 from stream.settings import Settings, load_settings
-from stream.state.partition import read_partitions
 from stream.view import LiveView
 
 RATE: Final = 500.0
@@ -87,7 +87,7 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
     port = free_port()
     overrides = choose_overrides(servers, port)
     settings = build_settings(overrides)
-    asyncio.run(check_unused(settings))
+    asyncio.run(prepare_servers(settings))
     say("starting a worker")
     environment = write_environment(overrides, settings)
     worker = WorkerProcess(options.worker, environment, guard=guard, folder=guard.make_folder(), port=port)
@@ -122,24 +122,6 @@ def _report(replay: Replay, worker: WorkerProcess, options: Options) -> int:
         for problem in problems:
             say(problem)
     return int(bool(problems))
-
-
-async def check_unused(settings: Settings) -> None:
-    """Raise `CommandError` if servers that were given hold something that would be counted along."""
-    topics = settings.topics
-    async with open_redis(settings) as redis:
-        if await read_partitions(redis) is not None:
-            raise CommandError("redis.url: nudge's state is in that database already; the demo needs an empty one")
-    there = await count_partitions(settings)
-    ours = (topics.events, topics.privacy, topics.recommendations, topics.examples, topics.dead_letters)
-    for name in [name for name in ours if name in there]:
-        async with open_consumer(settings) as consumer:
-            ends = await find_ends(consumer, await find_partitions(settings, name))
-        if any(ends.values()):
-            raise CommandError(
-                f"topic {name}: holds records already; the demo counts from nothing. Name other topics "
-                "(NUDGE_TOPICS_EVENTS=...), or unset NUDGE_KAFKA_BOOTSTRAP for a broker of its own"
-            )
 
 
 class Replay:

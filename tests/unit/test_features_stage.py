@@ -213,7 +213,7 @@ def test_a_purchase_before_the_intent_cancels_nothing() -> None:
 
 def test_only_the_latest_intent_counts() -> None:
     log = write(
-        at(0, "add_to_cart"), at(20, "add_to_cart"), at(10, "add_to_cart"), at(40, user="u2"), at(60, user="u2")
+        at(0, "add_to_cart"), at(20, "add_to_cart"), at(16, "add_to_cart"), at(40, user="u2"), at(60, user="u2")
     )
     found = Reference(abandoned()).run(log[:4])
     assert fired(found) == []

@@ -103,6 +103,11 @@ def test_a_second_copy_of_a_request_does_not_undo_a_later_one(size: int) -> None
     assert found.people["u1"].ledger == {0: 4}
 
 
+def test_a_second_copy_does_not_undo_what_another_way_brought() -> None:
+    found = pass_through(request(ALL, b"0/3"), request(NONE), request(ALL, b"0/3"), view())
+    assert found.counts["denied"] == 1
+
+
 def test_partitions_of_the_ledger_are_told_apart() -> None:
     found = pass_through(request(ALL, b"0/9"), request(NONE, b"1/0"), view())
     assert found.counts["denied"] == 1
