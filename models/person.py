@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -28,7 +29,10 @@ ITEMS_BYTES: Final = 64
 _json = msgspec.json.Encoder()
 
 
-class Person(Profile, kw_only=True):
+TINY: Final = 1e-290
+
+
+class Person(Profile, kw_only=True, gc=False):
     """A working copy of one person's profile and private state."""
 
     hours: bytes = bytes(HOURS)
@@ -47,6 +51,7 @@ class Person(Profile, kw_only=True):
     """Rule (CRC-32 of its name) -> time it last fired for this person, epoch milliseconds."""
 
 
+@lru_cache(1 << 16)
 def hash_session(session_id: str | None) -> int:
     """48-bit hash of a session's id; 0 for none.
 
@@ -58,6 +63,7 @@ def hash_session(session_id: str | None) -> int:
     return int.from_bytes(hashlib.blake2b(session_id.encode(), digest_size=6).digest(), "little") or 1
 
 
+@lru_cache(1 << 16)
 def hash_item(item_id: str) -> bytes:
     """Three bytes that stand for an item among those bought; two items agree once in 16 million."""
     return zlib.crc32(item_id.encode()).to_bytes(4, "little")[:BOUGHT_WIDTH]
@@ -88,7 +94,9 @@ def advance(person: Person, event: Event, role: Role, sentiment: float | None, l
     setattr(person, count, getattr(person, count) + weight)
     if sentiment is not None:
         total = person.sentiment_n + weight
-        person.sentiment = (person.sentiment * person.sentiment_n + sentiment * weight) / total
+        # Text centuries apart in event time: its weight is nothing, and nothing can't be divided by.
+        if total > TINY:
+            person.sentiment = (person.sentiment * person.sentiment_n + sentiment * weight) / total
         person.sentiment_n = total
     if role == "conversion":
         _convert(person, event, late)

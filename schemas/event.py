@@ -27,7 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="epoch milliseconds, UTC")]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thing that a person did, saw or wrote.
 
     `event_id` is unique per person; an event with an id seen within the last hour and the last eight events of that

@@ -15,7 +15,7 @@ HALF_LIFE: Final = 7 * 86_400_000
 """Half-life of decayed counts and of the sentiment mean, in milliseconds (seven days)."""
 
 
-class Profile(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Profile(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A person's readable profile. Times are epoch milliseconds of event time; counts decay unless said otherwise."""
 
     first_seen: int = 0

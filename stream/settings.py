@@ -193,7 +193,7 @@ AnyRule = Annotated[ScoreRule | AbandonedRule, Field(discriminator="kind")]
 class Recommend(Section):
     """What the recommender learns from."""
 
-    roles: tuple[Role, ...] = Field(("view", "intent", "conversion"), description="events whose items are learned")
+    roles: tuple[Role, ...] = Field(("intent", "conversion"), description="events whose items are learned")
 
 
 class Models(Section):

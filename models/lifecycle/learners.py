@@ -122,8 +122,12 @@ class LearnerSet:
             schema=learner.schema,
             created_at=created_at,
             positions=dict(self.positions),
-            metrics=learner.evaluation.metrics(),
-            scoring=learner.scorer().to_bytes(),
+            metrics={
+                **learner.evaluation.metrics(),
+                "matured": float(learner.rows["matured"]),
+                "examples": float(sum(learner.rows.values())),
+            },
+            scoring=b"" if learner.cold else learner.scorer().to_bytes(),
             learning=learner.to_bytes(),
         )
 

@@ -63,13 +63,13 @@ class Champions:
         return self._current.recommender()
 
     def swap(self, snapshot: Snapshot) -> bool:
-        """Use `snapshot` from now on; False where that very version is in use already.
+        """Use `snapshot` from now on; False where that very version is in use already, or the model is cold.
 
         Raises SnapshotRefused for an older version, another feature layout or contents that do not decode; what was
         in use stays.
         """
         held = self._current.version(snapshot)
-        if held == snapshot.version:
+        if held == snapshot.version or not snapshot.scoring:
             return False
         if held is not None and snapshot.version < held:
             raise SnapshotRefused(f"{snapshot.model}: version {snapshot.version} is older than {held}, which is in use")

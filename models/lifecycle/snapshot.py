@@ -30,7 +30,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `model` is the outcome's name, or `recommend`; `version` the examples offset up to which it has learned, that one
     included; `schema` the hash of the feature layout ("" where there are no features); `created_at` event time in
     epoch milliseconds. `positions` gives, for each partition of the events topic, the (offset, index) of the last
-    example learned. `scoring` is what score workers load, `learning` what the learner resumes from.
+    example learned. `scoring` is what score workers load, empty while the model is cold; `learning` is what the learner
+    resumes from.
     """
 
     model: str

@@ -30,6 +30,10 @@ CLIP: Final = 5.0
 arrive as a thousand standard deviations."""
 
 
+WARM = 200
+"""Matured labels from which a model speaks."""
+
+
 class ExampleRefused(ValueError):
     """An example that this learner cannot learn from; the message says which field and why."""
 
@@ -118,6 +122,14 @@ class OutcomeLearner:
             self.evaluation.add(example.prediction, example.label)
         if stage in self._policy.stages:
             self._teach(example, row)
+
+    @property
+    def cold(self) -> bool:
+        """Whether too few labels have matured to say anything: a young model knows only those who were quick.
+
+        Until then the base rate is a guess, and a probability made of a guess would be taken at its word.
+        """
+        return self.rows["matured"] < WARM
 
     def predict(self, features: Sequence[float]) -> float:
         """The current probability of one row, by River itself."""

@@ -15,7 +15,7 @@ import msgspec
 from schemas.event import Event
 
 
-class Window(msgspec.Struct, array_like=True):
+class Window(msgspec.Struct, array_like=True, gc=False):
     """An open window of one person. Times are epoch milliseconds of event time; `id` is 16 hex digits.
 
     `session` and `campaign_id` tell apart what fulfils it: an event of another session and, for a campaign's exposure,

@@ -1,7 +1,8 @@
 -- Applies one batch whole, or not at all.
 -- KEYS[1] fence, KEYS[2] outbox, KEYS[3] due set, KEYS[4] counts.
 -- ARGV: tag, owner, from, to, clock, watermark, last hash, emitted, profile ttl (ms), then six lists, each led by its
--- number of rows: entries (id, target, key, value, headers, at), profiles (user, number of values, name, value...),
+-- number of rows: entries (id, target, key, value, headers, at), profiles (user, 1 for all
+-- of it or 0 for what changed, number of values, name, value...),
 -- windows kept (user, id, deadline, packed), windows closed (user, id), consents (user, number of values, name,
 -- value...), counts (name, by).
 -- Returns 1, or the fence as it stands if owner or `from` do not equal it.
@@ -24,11 +25,13 @@ for _ = 1, rows() do
   at = at + 6
 end
 for _ = 1, rows() do
-  local key, n = 'profile:' .. tag .. ':' .. ARGV[at], tonumber(ARGV[at + 1])
-  redis.call('DEL', key)
-  redis.call('HSET', key, unpack(ARGV, at + 2, at + 1 + n))
+  local key, n = 'profile:' .. tag .. ':' .. ARGV[at], tonumber(ARGV[at + 2])
+  if ARGV[at + 1] == '1' then
+    redis.call('DEL', key)
+  end
+  redis.call('HSET', key, unpack(ARGV, at + 3, at + 2 + n))
   redis.call('PEXPIRE', key, ttl)
-  at = at + 2 + n
+  at = at + 3 + n
 end
 for _ = 1, rows() do
   local user, id = ARGV[at], ARGV[at + 1]

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from stream.delivery.fence import Fence, settle
 from stream.stages.batch import Batch
 from stream.state.keys import Tag, name_key
-from stream.state.profiles import encode_person
+from stream.state.profiles import encode_changes, encode_person
 from stream.state.scripts import Argument, Script
 
 _commit: Final = Script("stream.delivery", "commit.lua")
@@ -38,14 +38,20 @@ def _entries(batch: Batch, out: list[Argument]) -> None:
 
 
 def _profiles(batch: Batch, out: list[Argument]) -> None:
+    """Whole profiles, or what changed of those that Redis holds as they were before the batch."""
     count = len(out)
     out.append(0)
     written = 0
     for user in batch.touched:
-        person = batch.people[user].person
-        if person is not None:
+        person, before = batch.people[user].person, batch.before.get(user)
+        if person is None:
+            continue
+        fields = encode_changes(person, before.person) if before and before.person else None
+        whole = fields is None
+        if fields is None:
             fields = encode_person(person)
-            out += (user, len(fields), *fields)
+        if fields:
+            out += (user, int(whole), len(fields), *fields)
             written += 1
     out[count] = written
 

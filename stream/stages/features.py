@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import itertools
 from collections import defaultdict
 
 from models.outcomes.features import freeze
@@ -21,6 +22,8 @@ from stream.stages.gate import Gate
 
 Heap = list[tuple[int, str, int, Window]]
 """Windows by (deadline, id); the number only keeps two of one id from being compared."""
+
+_numbers = itertools.count()
 
 
 class Features:
@@ -48,7 +51,7 @@ class Features:
 
     def __call__(self, batch: Batch) -> None:
         """Fill `closings`, `fulfilled`, `opened`, `row` and `moment` of the items, and what the batch is to write."""
-        heap: Heap = [(window.deadline, window.id, number, window) for number, window in enumerate(batch.due)]
+        heap: Heap = [(window.deadline, window.id, next(_numbers), window) for window in batch.due]
         heapq.heapify(heap)
         for item in batch.items:
             if heap and heap[0][0] < item.watermark:
@@ -178,7 +181,7 @@ def _keep(batch: Batch, dossier: Dossier, window: Window, heap: Heap) -> None:
     dossier.windows[window.id] = window
     batch.closed.pop(window.id, None)
     batch.kept[window.id] = window
-    heapq.heappush(heap, (window.deadline, window.id, len(heap) + len(batch.due), window))
+    heapq.heappush(heap, (window.deadline, window.id, next(_numbers), window))
 
 
 def _drop(batch: Batch, window: Window) -> None:

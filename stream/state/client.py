@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.asyncio import Redis
+import hiredis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stream.settings import Settings
+
+
+class PackingConnection(Connection):
+    """Packs commands in C, as the synchronous client does: the asynchronous one would build each in Python."""
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        """One command as it goes over the wire."""
+        return [hiredis.pack_command(arguments)]
+
+
+class PackingTLSConnection(PackingConnection, SSLConnection):
+    """The same over TLS."""
 
 
 async def call(redis: Redis, *command: bytes | str | int | float) -> Any:
@@ -23,7 +36,7 @@ def connect_redis(settings: Settings) -> Redis:
     seen, so that the partition is acquired again and the fence read.
     """
     seconds = settings.redis.timeout / 1000
-    return Redis.from_url(
+    pool = ConnectionPool.from_url(
         settings.redis.url,
         # Scripts see numbers and lists alike under either; with 2 every server's replies have one shape.
         protocol=2,
@@ -32,3 +45,6 @@ def connect_redis(settings: Settings) -> Redis:
         socket_connect_timeout=seconds,
         max_connections=64,
     )
+    secure = issubclass(pool.connection_class, SSLConnection)
+    pool.connection_class = PackingTLSConnection if secure else PackingConnection
+    return Redis.from_pool(pool)

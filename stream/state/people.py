@@ -46,12 +46,16 @@ class People:
         if missing or self.earliest < watermark:
             due = await self._fetch(missing, watermark, self._most_due(batch, users))
         for user in users:
-            batch.people[user] = self.cache[user].copy()
+            self._copy(batch, user)
         for member in due:
             identity, user = member[:16].decode(), member[17:].decode()
             if user not in batch.people:
-                batch.people[user] = self.cache[user].copy()
+                self._copy(batch, user)
             batch.due.append(batch.people[user].windows[identity])
+
+    def _copy(self, batch: Batch, user: str) -> None:
+        before = batch.before[user] = self.cache[user]
+        batch.people[user] = before.copy()
 
     def accept(self, batch: Batch) -> None:
         """Make the committed batch's copies the cache's own."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from models.person import HOURS, Person
 from schemas.profile import Profile
@@ -50,28 +51,43 @@ _TEXTS: Final = ("last_event", "segment")
 _LISTS: Final = ("top_categories", "last_items")
 _EMPTY: Final = {field.name: field.default for field in msgspec.structs.fields(Profile)}
 assert {*_INTS, *_FLOATS, *_TEXTS, *_LISTS} == set(_EMPTY)
-_NUMBERS: Final = [(name, name.encode(), _EMPTY[name]) for name in _INTS + _FLOATS]
+_WAYS: Final[dict[str, Callable[[Any], bytes | str]]] = {
+    **dict.fromkeys(_INTS + _FLOATS, repr),
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_LISTS, _json.encode),
+}
+_WRITERS: Final = [(name.encode(), _EMPTY[name], _WAYS[name]) for name in _EMPTY]
+"""Key, empty value and how it is written, for every readable field in its order: a person's first ones."""
 _NAMES: Final = [f"_{number}".encode() for number in range(256)]
 
 
 def encode_person(person: Person) -> list[bytes | str]:
     """Fields of the hash, flat: name, value, name, value, ..."""
     flat: list[bytes | str] = []
-    for name, key, empty in _NUMBERS:
-        value = getattr(person, name)
+    for value, (key, empty, write) in zip(astuple(person), _WRITERS, strict=False):
         if value != empty and value is not None:
-            flat += (key, repr(value))
-    if person.last_event:
-        flat += (b"last_event", person.last_event)
-    if person.segment:
-        flat += (b"segment", person.segment)
-    if person.top_categories:
-        flat += (b"top_categories", _json.encode(person.top_categories))
-    if person.last_items:
-        flat += (b"last_items", _json.encode(person.last_items))
+            flat += (key, write(value))
     state = _pack(person)
     for number in range(0, len(state), CHUNK):
         flat += (_NAMES[number // CHUNK], state[number : number + CHUNK])
+    return flat
+
+
+def encode_changes(person: Person, before: Person) -> list[bytes | str] | None:
+    """The fields in which `person` differs from `before`; None where one has to go, so that all must be written."""
+    flat: list[bytes | str] = []
+    for value, known, (key, empty, write) in zip(astuple(person), astuple(before), _WRITERS, strict=False):
+        if value != known:
+            if value is None or value == empty:
+                return None
+            flat += (key, write(value))
+    state, kept = _pack(person), _pack(before)
+    if len(state) < len(kept):
+        return None
+    for at in range(0, len(state), CHUNK):
+        chunk = state[at : at + CHUNK]
+        if chunk != kept[at : at + CHUNK]:
+            flat += (_NAMES[at // CHUNK], chunk)
     return flat
 
 

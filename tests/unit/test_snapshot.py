@@ -9,10 +9,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from models.lifecycle.learners import RECOMMEND, LearnerSet
 from models.lifecycle.registry import Champions
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, open_sealed, seal
+from models.outcomes.learner import WARM
 from schemas.example import Example, Interaction
 
 KEY = b"k" * 32
@@ -53,8 +55,21 @@ def mixed(first: int, last: int) -> list[Example | Interaction]:
     return [r for n in range(first, last) for r in (example(n), example(n, outcome="churn", index=1), interaction(n))]
 
 
-def snapshot(version: int = 7, records: int = 20) -> Snapshot:
-    return taught([example(n) for n in range(records)]).snapshots(version, 1_000)[0]
+def snapshot(version: int = 7, records: int = 20, matured: int = WARM) -> Snapshot:
+    """Of a model that was taught `records` and, unless said otherwise, has just seen enough labels to speak."""
+    labels = [replace(example(records + n), stage="matured") for n in range(matured)]
+    return taught([*(example(n) for n in range(records)), *labels]).snapshots(version, 1_000)[0]
+
+
+def test_a_cold_model_is_published_and_scores_nothing() -> None:
+    champions = Champions(SCHEMA)
+    cold = snapshot(matured=WARM - 1)
+    assert not champions.swap(cold)
+    assert champions.outcome("buy") is None
+    resumed = LearnerSet.restore([cold], NAMES, SCHEMA)
+    assert resumed.learn(replace(example(1_000), stage="matured"))
+    assert champions.swap(resumed.snapshots(8, 1_000)[0])
+    assert champions.outcome("buy") is not None
 
 
 def test_a_sealed_snapshot_opens_as_it_was() -> None:
