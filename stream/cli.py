@@ -116,7 +116,7 @@ def worker(
 def demo(
     events: Annotated[int | None, typer.Option(min=1, help="Stop after this many events.")] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Events per second; as fast as it goes if unset.")
+        float | None, typer.Option(min=0.0, help="Events per second; 1000 if not said, 0 for no limit.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End by itself and print one JSON summary.")] = False,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the live page.")] = True,

@@ -230,7 +230,7 @@ def test_an_interaction_tells_what_was_seen_before() -> None:
     log = write(
         *[at(n, item_id=item) for n, item in enumerate(("i1", "i2", "i2", "i1"))], at(9, "ad_click", item_id="i9")
     )
-    values = [entry.value for entry in decide(log).entries if entry.key == b"recommend"]
+    values = [entry.value for entry in decide(log, recommend={"roles": ["view"]}).entries if entry.key == b"recommend"]
     found = [msgspec.json.decode(value, type=Interaction) for value in values]
     assert [(one.item_id, one.before) for one in found] == [
         ("i1", ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.person import Person, advance
 from schemas.profile import Profile
-from stream.state.profiles import UnknownState, decode_person, encode_person, read_profile
+from stream.state.profiles import UnknownState, decode_person, encode_changes, encode_person, read_profile
 from tests.unit.factories import NOON, event
 from tests.unit.test_person import Arrival, any_arrival, live
 
@@ -198,6 +199,41 @@ def test_every_private_field_is_in_the_state(person: Person) -> None:
     found = decode_person([*flatten(private), *names])
     assert found is not None
     assert [pair for pair in bits(found) if pair[0] in PRIVATE] == [pair for pair in bits(person) if pair[0] in PRIVATE]
+
+
+def assert_changes_suffice(before: Person, after: Person) -> bool:
+    """Whether changes were enough; they must lead to the same hash as writing all."""
+    changes = encode_changes(after, before)
+    if changes is None:
+        return False
+    flat = [part.encode() if isinstance(part, str) else part for part in changes]
+    assert as_hash(before) | dict(zip(flat[::2], flat[1::2], strict=True)) == as_hash(after)
+    return True
+
+
+@given(any_person(), any_person())
+def test_changes_lead_to_the_same_hash_as_the_whole(before: Person, after: Person) -> None:
+    assert_changes_suffice(before, after)
+    assert encode_changes(before, before) == []
+
+
+@configured(max_examples=200, deadline=None)
+@given(st.lists(any_arrival, min_size=1, max_size=10))
+def test_changes_of_one_event_lead_to_the_same_hash_as_the_whole(arrivals: list[Arrival]) -> None:
+    person = Person()
+    for moment, role, sentiment, late in arrivals:
+        before = copy.copy(person)
+        advance(person, moment, role, sentiment, late)
+        assert_changes_suffice(before, person)
+
+
+def test_one_event_more_writes_little() -> None:
+    before, after = typical(), typical()
+    advance(after, event().after(400 * 3_333_333).build(), "view", None, late=False)
+    assert assert_changes_suffice(before, after)
+    changes = encode_changes(after, before)
+    assert changes is not None
+    assert len(changes) < len(encode_person(after))
 
 
 @pytest.mark.parametrize("version", [0, 2, 255])
