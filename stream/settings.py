@@ -42,17 +42,20 @@ def parse_duration(value: object) -> int:
     >>> parse_duration("15m"), parse_duration(250)
     (900000, 250)
     """
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str):
         raise ValueError("not a duration; write 500ms, 30s, 15m, 6h or 7d")
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
     if match is None:
         raise ValueError(f"not a duration: {value!r}; write 500ms, 30s, 15m, 6h or 7d")
+    if len(match[1]) > 15:
+        raise ValueError(f"not a duration anybody waits for: {value[:20]}...")
     return round(float(match[1]) * UNITS[match[2] or "ms"])
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0, le=36_525 * 86_400_000)]
+"""Milliseconds, at most a hundred years."""
 
 
 class Section(BaseModel):
@@ -291,7 +294,7 @@ class Settings(BaseSettings):
         ("exposure", "click", "view", "intent", "conversion", "feedback"), description="events that are scored"
     )
     outcomes: tuple[Outcome, ...] = (Outcome(),)
-    rules: tuple[AnyRule, ...] = DEFAULT_RULES
+    rules: tuple[AnyRule, ...] = Field(DEFAULT_RULES, max_length=200)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the log, on stderr")
 
     @model_validator(mode="after")
@@ -387,15 +390,17 @@ def _describe(problem: dict[str, Any], lines: _LineFinder) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     line = lines.find(problem["loc"])
     found = problem.get("input")
-    shape = (
-        "" if isinstance(found, dict | Section) or problem["type"] == "missing" else f" (found {_shape(where, found)})"
-    )
+    # An unknown field may be a misspelt secret.
+    silent = isinstance(found, dict | Section) or problem["type"] in ("missing", "extra_forbidden")
+    shape = "" if silent else f" (found {_shape(where, found)})"
     return f"{where}: {problem['msg']}{shape}{f', line {line}' if line else ''}"
 
 
 def _shape(where: str, found: object) -> str:
     """What was found, but never a secret."""
-    return type(found).__name__ if re.search("password|key|token", where) else f"{found!r:.80}"
+    if re.search("pas|key|secret|token|redis|url|cred", where):
+        return type(found).__name__
+    return f"{found!r:.80}"
 
 
 class _LineFinder:

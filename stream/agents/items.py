@@ -36,9 +36,9 @@ async def upsert_items(redis: Redis, values: Iterable[bytes]) -> int:
         for value in values:
             try:
                 item = _decode(value)
-            except (msgspec.DecodeError, TypeError) as error:
+            except (ValueError, RecursionError, TypeError) as error:
                 broken += 1
-                log.warning("catalogue item not read: %s", error)
+                log.warning("catalogue item not read: %s", type(error).__name__)
                 continue
             key = f"item:{item.item_id}"
             pipe.delete(key)

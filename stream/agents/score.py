@@ -116,7 +116,7 @@ class ScoreSession:
         record = IdleRecord(self.fence.next - 1, now)
         batch = self._begin([])
         # The watermark in the fence stays: an event that comes late all the same must find it where a replay would.
-        batch.items = [Item(record, None, None, None, now, now - settings.lateness)]
+        batch.items = [Item(record, None, None, None, None, now, now - settings.lateness)]
         await self.people.load(batch, now - settings.lateness)
         if batch.due:
             await self.scoring.stages.run(batch, self.scoring.champions.current)

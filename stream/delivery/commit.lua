@@ -1,22 +1,37 @@
 -- Applies one batch whole, or not at all.
 -- KEYS[1] fence, KEYS[2] outbox, KEYS[3] due set, KEYS[4] counts.
--- ARGV: tag, owner, from, to, clock, watermark, last hash, emitted, profile ttl (ms), then six lists, each led by its
+-- ARGV: tag, owner, from, to, clock, watermark, last hash, emitted, profile ttl (ms), emitted before, then six lists, each led by its
 -- number of rows: entries (id, target, key, value, headers, at), profiles (user, 1 for all
 -- of it or 0 for what changed, number of values, name, value...),
 -- windows kept (user, id, deadline, packed), windows closed (user, id), consents (user, number of values, name,
 -- value...), counts (name, by).
--- Returns 1, or the fence as it stands if owner or `from` do not equal it.
-local fence = redis.call('HMGET', KEYS[1], 'owner', 'next')
+-- Returns 1; the fence as it stands if owner, `from` or emitted before do not equal it; `gone` for a lost profile.
+local fence = redis.call('HMGET', KEYS[1], 'owner', 'next', 'emitted')
 if fence[1] ~= ARGV[2] or fence[2] ~= ARGV[3] then
   return redis.call('HGETALL', KEYS[1])
 end
-local tag, ttl, at = ARGV[1], ARGV[9], 10
+if fence[3] ~= ARGV[10] then
+  -- A quiet partition's closings move `emitted` alone: going back to before them shows here.
+  return redis.call('HGETALL', KEYS[1])
+end
+local tag, ttl, at = ARGV[1], ARGV[9], 11
 
 local function rows()
   local n = tonumber(ARGV[at])
   at = at + 1
   return n
 end
+
+-- A profile that was swept meanwhile can't be written in part.
+local start = at
+at = at + 6 * rows()
+for _ = 1, rows() do
+  if ARGV[at + 1] == '0' and redis.call('EXISTS', 'profile:' .. tag .. ':' .. ARGV[at]) == 0 then
+    return 'gone'
+  end
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+at = start
 
 -- Entries first: a position that is not above the last one is the one thing here that Redis may refuse.
 for _ = 1, rows() do

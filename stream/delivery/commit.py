@@ -24,6 +24,7 @@ async def commit_batch(redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fe
     """
     arguments: list[Argument] = [
         tag, held.owner, held.next, to.next, to.clock, to.watermark, to.last_hash, str(to.emitted), 2 * profile_ttl,
+        str(held.emitted),
     ]  # fmt: skip
     for rows in (_entries, _profiles, _kept, _closed, _consents, _counts):
         rows(batch, arguments)

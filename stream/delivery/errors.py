@@ -10,11 +10,11 @@ class DeliveryError(Exception):
 class Refused(DeliveryError):
     """The fence said no: another owner, or another place than was believed. Nothing was written."""
 
-    def __init__(self, owner: str, at: int, owner_now: str | None, next_now: int | None) -> None:
-        super().__init__(
-            f"fence refused: held by {(owner_now or 'nobody')[:8]} at {next_now}, believed {owner[:8]} at {at}"
-        )
+    def __init__(self, owner: str, at: int, owner_now: str | None, next_now: int | None, why: str = "") -> None:
+        held = f"held by {(owner_now or 'nobody')[:8]} at {next_now}, believed {owner[:8]} at {at}"
+        super().__init__(f"fence refused: {why or held}")
         self.lost = owner != owner_now
+        """Whether the partition is somebody else's now."""
 
 
 class NotMember(DeliveryError):

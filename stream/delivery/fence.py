@@ -104,5 +104,9 @@ def settle(reply: object, held: Fence) -> None:
     """Raise `Refused` unless the script said yes."""
     if reply == 1:
         return
+    if reply == b"gone":
+        raise Refused(
+            held.owner, held.next, held.owner, held.next, "a profile that was to be changed is not there any more"
+        )
     now = parse_fence(reply) if isinstance(reply, list) else None
     raise Refused(held.owner, held.next, None if now is None else now.owner, None if now is None else now.next)

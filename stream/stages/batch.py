@@ -120,6 +120,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     record: Record
     event: Event | None
     request: PrivacyRequest | None
+    ledger: tuple[int, int] | None
+    """Ledger partition and offset of a request that was passed on."""
     consent: dict[str, bool] | None
     clock: int
     watermark: int

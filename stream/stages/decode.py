@@ -6,10 +6,11 @@ or with every event (event clock), so that a batch decided again decides the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from schemas.event import Event, Role
-from schemas.privacy import PrivacyRequest
+from schemas.privacy import LEDGER_HEADER, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.wire import check_future, decode_record
 from stream.partition import Partitioner, find_partition
@@ -58,11 +59,11 @@ class Decoder:
     def _decode(self, record: Record, partition: int, home: dict[str, bool]) -> Item:
         decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes)
         if isinstance(decoded, Event):
-            item = Item(record, decoded, None, None, 0, 0)
+            item = Item(record, decoded, None, None, None, 0, 0)
         elif isinstance(decoded, PrivacyRequest):
-            item = Item(record, None, decoded, None, 0, 0)
+            item = Item(record, None, decoded, parse_ledger(record.headers), None, 0, 0)
         else:
-            item = Item(record, decoded.event, None, decoded.consent, 0, 0)
+            item = Item(record, decoded.event, None, None, decoded.consent, 0, 0)
         event = item.event
         if event is not None:
             item.role = self.roles.get(event.type, "other")
@@ -81,3 +82,20 @@ class Decoder:
                 f"this person's partition is not {partition}; key records by user_id with {self.partitioner}",
             )
         return item
+
+
+def parse_ledger(headers: Sequence[tuple[str, bytes]]) -> tuple[int, int] | None:
+    """Ledger partition and offset that a request carries along; None for one that came another way.
+
+    Raises `Rejected` for a header that is no such place.
+
+    >>> parse_ledger([("nudge-ledger", b"0/41")])
+    (0, 41)
+    """
+    place = next((value for name, value in headers if name == LEDGER_HEADER), None)
+    if place is None:
+        return None
+    match = re.fullmatch(rb"(\d{1,9})/(\d{1,18})", place)
+    if match is None:
+        raise Rejected("wrong_type", LEDGER_HEADER, "the header is not `<partition>/<offset>`; only nudge writes it")
+    return int(match[1]), int(match[2])

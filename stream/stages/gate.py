@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from models.person import Person
-from schemas.privacy import LEDGER_HEADER, PURPOSES, PrivacyRequest
+from schemas.privacy import PURPOSES, PrivacyRequest
 from stream.settings import Settings
-from stream.stages.batch import Batch, Dossier, Item, Record
+from stream.stages.batch import Batch, Dossier, Item
 
 SEEN_EVENTS: Final = 8
 SEEN_MINUTES: Final = 60
@@ -36,7 +36,7 @@ class Gate:
             if item.request is not None:
                 user = item.request.user_id
                 with self._noting(batch, user, item):
-                    apply_request(batch.people[user], item.request, item.record)
+                    apply_request(batch.people[user], item.request, item.ledger)
                 batch.counts["consents"] += 1
             elif item.event is not None:
                 self._admit(batch, item, item.event.user_id, item.event.event_id)
@@ -102,15 +102,14 @@ def remember(seen: bytes, event_id: str, minute: int) -> bytes | None:
     return (wanted + (minute % 65_536).to_bytes(2, "little") + seen)[: _ENTRY * SEEN_EVENTS]
 
 
-def apply_request(dossier: Dossier, request: PrivacyRequest, record: Record) -> None:
+def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, int] | None) -> None:
     """Change the consent kept in `dossier`, unless this request was applied before.
 
     A request passed on from the ledger carries its place there: one at or below the last applied of its ledger
     partition is a second copy, and must not undo what came after it. An erasure withdraws every purpose.
     """
-    place = next((value for name, value in record.headers if name == LEDGER_HEADER), None)
-    if place is not None:
-        partition, offset = (int(part) for part in place.split(b"/"))
+    if ledger is not None:
+        partition, offset = ledger
         if dossier.ledger.get(partition, -1) >= offset:
             return
         dossier.ledger[partition] = offset

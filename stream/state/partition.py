@@ -11,8 +11,8 @@ from stream.partition import Partitioner
 from stream.state.client import call
 from stream.state.keys import ROOT, Tag, name_key
 
-LASTING = ("consent", "tombstone", "key")
-"""Kinds of keys that outlive a lost fence: what people allowed or asked to be forgotten."""
+REBUILT = ("outbox", "due", "counts", "profile", "pending")
+"""Kinds of keys that the log makes again. What people allowed or asked to be forgotten outlives a lost fence."""
 
 
 async def check_partitions(redis: Redis, partitions: int, partitioner: Partitioner) -> None:
@@ -38,13 +38,12 @@ async def read_partitions(redis: Redis) -> tuple[int, Partitioner] | None:
 
 
 async def clear_partition(redis: Redis, tag: Tag) -> int:
-    """Delete what a partition without a fence left behind, or all of it would count twice; return how many keys.
-
-    Consent, tombstones and keys stay.
-    """
+    """Delete what a partition without a fence left behind, or all of it would count twice; return how many keys."""
     count = 0
     async for key in _keys_of(redis, tag):
-        if key.decode().split(":", 1)[0] not in LASTING:
+        # Ids of people and items are free text, and may hold what looks like a tag.
+        kind, _, rest = key.partition(b":")
+        if rest.split(b":", 1)[0] == tag.encode() and kind.decode() in REBUILT:
             count += await redis.delete(key)
     return count
 

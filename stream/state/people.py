@@ -40,7 +40,7 @@ class People:
 
         `watermark` is the highest that the batch reaches.
         """
-        users = {_user_of(item.event or item.request) for item in batch.items}
+        users = {about.user_id for item in batch.items if (about := item.event or item.request) is not None}
         missing = [user for user in users if user not in self.cache]
         due: Sequence[bytes] = ()
         if missing or self.earliest < watermark:
@@ -82,17 +82,14 @@ class People:
     async def _fetch(self, missing: list[str], watermark: int, most: int) -> Sequence[bytes]:
         arguments: list[Argument] = [self.tag, watermark, most, len(missing), *missing]
         earliest, due, flat = await _fetch(self.redis, [name_key("due", self.tag)], arguments)
-        # What is due now may stay open, if an event may not close as many.
-        self.earliest = -_FAR if due else _FAR if earliest is None else float(earliest)
+        # What is due now may stay open, if an event may not close as many; and who asks for none learns nothing.
+        if most + len(missing) > 0:
+            self.earliest = -_FAR if due else _FAR if earliest is None else float(earliest)
         for at in range(0, len(flat), 4):
             user = flat[at].decode()
             if user not in self.cache:
                 self.cache[user] = _read_dossier(flat[at + 1], flat[at + 2], flat[at + 3])
         return due  # type: ignore[no-any-return]
-
-
-def _user_of(found: object) -> str:
-    return found.user_id  # type: ignore[attr-defined,no-any-return]
 
 
 def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: Sequence[bytes]) -> Dossier:

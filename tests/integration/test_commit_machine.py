@@ -388,7 +388,7 @@ class CommitMachine(RuleBasedStateMachine):
         batch = Batch(3, "events", [], Clock())
         for user in asked:
             record = Record(0, NOON, b"")
-            batch.items.append(Item(record, event(user).build(), None, None, NOON, watermark))
+            batch.items.append(Item(record, event(user).build(), None, None, None, NOON, watermark))
         self.runner.run(People(self.redis, TAG, 100, closings).load(batch, watermark))
 
         windows = self.model.windows
@@ -479,7 +479,7 @@ async def test_windows_due_are_found_after_a_batch_of_broken_records(redis: Redi
     to = msgspec.structs.replace(fence, next=1)
     await commit_batch(redis, TAG, opened, fence, to, TTL)
     known = Batch(3, "events", [], Clock())
-    known.items.append(Item(Record(1, NOON, b""), event("u1").build(), None, None, NOON, 5))
+    known.items.append(Item(Record(1, NOON, b""), event("u1").build(), None, None, None, NOON, 5))
     await people.load(known, 5)
     people.accept(known)
 
@@ -488,7 +488,7 @@ async def test_windows_due_are_found_after_a_batch_of_broken_records(redis: Redi
 
     # Then: the next event of the person finds them
     after = Batch(3, "events", [], Clock())
-    after.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, NOON, 50))
+    after.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, NOON, 50))
     await people.load(after, 50)
     assert [window.deadline for window in after.due] == [10, 11, 12]
 
@@ -511,7 +511,7 @@ async def test_a_profile_that_redis_swept_is_not_written_in_part(redis: Redis) -
 
     # Then: there is the whole person, or none, but no torn one
     loaded = Batch(3, "events", [], Clock())
-    loaded.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, NOON, 0))
+    loaded.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, NOON, 0))
     await People(redis, TAG, 100, closings_per_event=1).load(loaded, 0)
     assert loaded.people["u1"].person in (None, second.people["u1"].person)
 
@@ -524,7 +524,7 @@ async def test_windows_due_in_a_quiet_partition_are_found(redis: Redis) -> None:
     await commit_batch(redis, TAG, opened, fence, msgspec.structs.replace(fence, next=1), TTL)
 
     quiet = Batch(3, "events", [], Clock())
-    quiet.items = [Item(IdleRecord(0, NOON), None, None, None, NOON, NOON)]
+    quiet.items = [Item(IdleRecord(0, NOON), None, None, None, None, NOON, NOON)]
     await People(redis, TAG, 100, closings_per_event=1).load(quiet, NOON)
 
     assert quiet.due == [window]
@@ -533,7 +533,7 @@ async def test_windows_due_in_a_quiet_partition_are_found(redis: Redis) -> None:
 
 async def test_clearing_a_partition_touches_no_other(redis: Redis) -> None:
     tag, other = tag_events(3), tag_events(30)
-    gone = [name_key(kind, tag) for kind in ("fence", "outbox", "due", "counts")] + [name_key("profile", tag, "a:b")]
+    gone = [name_key(kind, tag) for kind in ("outbox", "due", "counts")] + [name_key("profile", tag, "a:b")]
     stay = [name_key("consent", tag, "u1"), name_key("tombstone", tag, "u1"), name_key("fence", other), "item:i1"]
     # A user id may be any text, another partition's tag among them.
     stay += [name_key("profile", other, f"x:{tag}"), name_key("profile", other, f":{tag}:"), f"item:{tag}"]
