@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Final
 
 import faust
@@ -268,6 +270,8 @@ def build_faust(settings: Settings) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
+        # Nothing is kept there, and the working folder is not ours to write into.
+        datadir=Path(gettempdir()) / f"{settings.app}-host",
     )
 
 

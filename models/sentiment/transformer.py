@@ -12,7 +12,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from models.sentiment.evaluation import probabilities
@@ -59,7 +58,7 @@ class Meta(msgspec.Struct, frozen=True):
 class Transformer:
     """Tokenizer and ONNX session. `score` may be called from several threads; calls do not share state."""
 
-    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, meta: Meta) -> None:
+    def __init__(self, session: Any, tokenizer: Tokenizer, meta: Meta) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._meta = meta
@@ -118,8 +117,12 @@ def token_ids(tokenizer: Tokenizer, line: str) -> list[int]:
     return ids if len(ids) <= budget else [*ids[: budget - 1], ids[-1]]
 
 
-def open_session(path: Path) -> ort.InferenceSession:
+def open_session(path: Path) -> Any:
     """Open an ONNX file for one thread with deterministic kernels."""
+    # Imported here because it takes long, and told to keep what it knows to itself.
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

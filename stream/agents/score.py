@@ -173,7 +173,7 @@ class ScoreSession:
             metrics.redis.of(call).observe(spent)
         metrics.batch_size.of().observe(len(batch.records))
         now = time.time() * 1000
-        metrics.observe_latency([(now - record.timestamp) / 1000 for record in batch.records])
+        metrics.observe_latency([(now - item.record.timestamp) / 1000 for item in batch.items if item.event])
         counts = batch.counts
         results = {("unknown", "dead_letter"): counts["dead_letters"]}
         for result, prefix in (("scored", "scored:"), ("denied", "denied:"), ("duplicate", "duplicates:")):
@@ -181,6 +181,7 @@ class ScoreSession:
         metrics.count_events(results)
         metrics.dead_letters.add_all(_strip(counts, "dead_letters:"))
         metrics.late.add(counts["late"])
+        metrics.unknown_fields.add(counts["unknown_fields"])
         metrics.consents.add(counts["consents"])
         metrics.denials.add(counts["denied"])
         metrics.suppressed.add_all(_strip(counts, "suppressed:"))

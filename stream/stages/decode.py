@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from schemas.event import Event, Role
 from schemas.privacy import LEDGER_HEADER, PrivacyRequest
 from schemas.reasons import Rejected
-from schemas.wire import check_future, decode_record
+from schemas.wire import check_future, count_unknown, decode_record
 from stream.partition import Partitioner, find_partition
 from stream.settings import Settings
 from stream.stages.batch import Batch, Item, Record
@@ -34,6 +34,7 @@ class Decoder:
         """Fill `batch.items`, `batch.rejected` and move `batch.clock`."""
         clock = batch.clock
         home: dict[str, bool] = {}
+        unknown = 0
         for record in batch.records:
             if not self.by_event and record.timestamp > clock.now:
                 clock.now = record.timestamp
@@ -43,6 +44,7 @@ class Decoder:
                 batch.rejected.append((record, rejection))
                 continue
             if (event := item.event) is not None:
+                unknown += count_unknown(record.value or b"")
                 if self.by_event:
                     seen = event.ts
                     if seen > clock.now:
@@ -55,6 +57,8 @@ class Decoder:
             item.clock = clock.now
             item.watermark = clock.watermark
             batch.items.append(item)
+        if unknown:
+            batch.counts["unknown_fields"] += unknown
 
     def _decode(self, record: Record, partition: int, home: dict[str, bool]) -> Item:
         decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes)

@@ -51,14 +51,15 @@ async def test_every_stored_probability_is_that_of_the_version_it_names(
 
 
 async def read_models(redis: Redis) -> dict[tuple[str, int], LinearScorer]:
-    """Scorers by outcome and version, every one that was ever published."""
+    """Scorers by outcome and version, every one that was ever published; a cold model has none."""
     tag = tag_source("examples", 0)
     found = {}
     for outcome in ("conversion", "click"):
         for version in await redis.zrange(name_key("snapshots", tag, outcome), 0, -1):
             data = await redis.get(name_key("snapshot", tag, outcome, version.decode()))
             snapshot = open_sealed(data, KEY.encode())
-            found[outcome, int(version)] = LinearScorer.from_bytes(snapshot.scoring)
+            if snapshot.scoring:
+                found[outcome, int(version)] = LinearScorer.from_bytes(snapshot.scoring)
     return found
 
 
