@@ -169,7 +169,7 @@ def _build_messages() -> dict[str, Any]:
         "item": _message("Item", "An item of the catalogue.", "item_id"),
         "recommendationTrigger": _message("RecommendationTrigger", "A decision about one person.", "user_id"),
         "example": _message("Example", "A labelled example.", "outcome"),
-        "interaction": _message("Interaction", "An item touched after others.", "outcome"),
+        "interaction": _message("Interaction", "An item touched after others; its key is `recommend`.", "recommend"),
         "deadLetter": _build_dead_letter(),
     }
 
@@ -252,10 +252,5 @@ _FOREIGN: Final[dict[str, Any]] = {
         },
         "required": ["type", "messageId"],
         "anyOf": [{"required": ["userId"]}, {"required": ["anonymousId"]}],
-    },
-    "Item": {
-        "type": "object",
-        "properties": {"item_id": _TEXT, "title": {"type": "string"}, "category": {"type": "string"}},
-        "required": ["item_id"],
     },
 }

@@ -18,6 +18,7 @@ import yaml
 from schemas import asyncapi
 from schemas.event import SCHEMA_VERSION, Event
 from schemas.example import Example, Interaction
+from schemas.item import Item
 from schemas.privacy import PrivacyRequest
 from schemas.profile import Profile
 from schemas.timestamps import ISO_PATTERN
@@ -27,6 +28,7 @@ from schemas.validation import MAX_DEPTH
 CONTRACTS: Final[dict[str, type[msgspec.Struct]]] = {
     "event": Event,
     "privacy_request": PrivacyRequest,
+    "item": Item,
     "profile": Profile,
     "recommendation_trigger": RecommendationTrigger,
     "example": Example,

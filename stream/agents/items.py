@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 from redis.asyncio import Redis
 
-from schemas.event import Identifier, Name
+from schemas.item import Item
 
 log = logging.getLogger(__name__)
 
 
-class CatalogueItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One item as the catalogue topic holds it, keyed by `item_id`. `available=False` takes it out."""
-
-    item_id: Identifier
-    title: Annotated[str, Meta(max_length=512)] | None = None
-    category: Name | None = None
-    price: float | None = None
-    currency: Annotated[str, Meta(min_length=3, max_length=3)] | None = None
-    available: bool = True
-
-
-_decode = msgspec.json.Decoder(CatalogueItem).decode
+_decode = msgspec.json.Decoder(Item).decode
 
 
 async def upsert_items(redis: Redis, values: Iterable[bytes]) -> int:

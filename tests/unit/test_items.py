@@ -7,20 +7,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.agents.items import CatalogueItem
+from schemas.item import Item
 
 
-def read(**fields: Any) -> CatalogueItem:
-    return msgspec.json.decode(msgspec.json.encode(fields), type=CatalogueItem)
+def read(**fields: Any) -> Item:
+    return msgspec.json.decode(msgspec.json.encode(fields), type=Item)
 
 
 def test_an_item_needs_nothing_but_its_id() -> None:
-    assert read(item_id="i1") == CatalogueItem(item_id="i1")
+    assert read(item_id="i1") == Item(item_id="i1")
     assert read(item_id="i1").available
 
 
 def test_unknown_fields_are_passed_over() -> None:
-    assert read(item_id="i1", colour="blue", stock={"a": [1]}) == CatalogueItem(item_id="i1")
+    assert read(item_id="i1", colour="blue", stock={"a": [1]}) == Item(item_id="i1")
 
 
 @pytest.mark.parametrize(
