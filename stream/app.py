@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
 import signal
 import time
 from collections import deque
@@ -280,7 +281,14 @@ def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
 
     async def items(stream: Any) -> None:
         async for values in stream.take(500, within=0.2):
-            await upsert_items(redis, [value for value in values if value is not None])
+            # Faust takes an event as done when its agent raises, so this one waits for Redis instead.
+            while True:
+                try:
+                    await upsert_items(redis, [value for value in values if value is not None])
+                    break
+                except (RedisError, OSError) as error:
+                    log.warning("catalogue waits for Redis: %s", error)
+                    await asyncio.sleep(random.uniform(0.2, 0.6))
 
     raw = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
     app.agent(raw, name="items", supervisor_strategy=PersistentSupervisor)(items)

@@ -124,7 +124,7 @@ class Redis(Section):
 class Batch(Section):
     """How much is taken at once."""
 
-    max_records: int = Field(1_000, ge=1, le=10_000, description="in a batch")
+    max_records: int = Field(2_000, ge=1, le=10_000, description="in a batch")
     cached_people: int = Field(100_000, ge=100, description="people kept in memory per worker")
     closings_per_event: int = Field(16, ge=1, le=1_000, description="windows that one event may close")
     max_event_bytes: int = Field(65_536, ge=256, description="larger records are dead-lettered")
