@@ -142,7 +142,11 @@ class Lane:
         self._seek(fence.next - 1)
         witness: Record | None = None
         while witness is None:
-            records = await self._read(1)
+            try:
+                records = await self._read(1)
+            except LogMismatch as error:
+                await self._mismatch(fence, start, str(error))
+                raise
             high = consumer.highwater(self.partition)
             if records:
                 witness = records[0]

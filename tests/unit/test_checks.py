@@ -56,7 +56,9 @@ def test_examples_outlive_the_longest_window_by_a_week(days: float, expected: st
 def test_the_longest_of_all_windows_counts(windows: list[int], retention: int) -> None:
     outcomes = tuple(Outcome(name=f"o{place}", window=window) for place, window in enumerate(windows))
     rules: tuple[object, ...] = ()
-    state = log_states("examples", topic(retention=retention), outcomes=outcomes, rules=rules)["examples retention"]
+    state = log_states(
+        "examples", topic(retention=retention), outcomes=outcomes, rules=rules, topics={"retention_examples": 0}
+    )["examples retention"]
     assert (state == "ok") == (retention >= max(windows) + 7 * DAY)
 
 
