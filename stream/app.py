@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
 import time
@@ -47,12 +48,15 @@ from stream.settings import BadSettings, Settings, require_servers
 from stream.stages.pipeline import Stages
 from stream.state.client import call, connect_redis
 from stream.state.keys import tag_events
-from stream.state.partition import check_partitions, clear_partition
+from stream.state.partition import check_eviction, check_partitions, clear_partition
 from stream.view import LiveView, PartitionView, build_view
 from stream.vitals import Vitals, watch_loop
 from stream.web.server import WebService, build_app
 
 log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 20.0
+"""How long a worker that was told to stop may take."""
 
 AGENTS_AT_ONCE: Final = 4
 """Partitions whose batches may be between the stages at the same time; their waits for Redis overlap."""
@@ -115,10 +119,12 @@ class Engine:
         settings = self.settings
         self.vitals.pause("start")
         await self.redis.ping()
+        await check_eviction(self.redis)
         capabilities = await probe(settings.kafka.bootstrap, connection=describe_security(settings))
         log.info("broker can do: %s", capabilities)
         partitions = await find_topics(settings)
         count = partitions[settings.topics.events]
+        self.partitions = count
         await check_partitions(self.redis, count, settings.partitioner)
         self.producer = Producer(settings, idempotent=capabilities.idempotence)
         await self.producer.start()
@@ -135,7 +141,7 @@ class Engine:
     async def stop(self) -> None:
         """Finish what is in flight, leave the groups, disconnect."""
         self.vitals.pause("shutdown")
-        await asyncio.gather(*(source.stop() for source in self.sources))
+        await asyncio.gather(*(source.stop() for source in self.sources), return_exceptions=True)
         await self.faust.stop()
         for task in self.tasks:
             task.cancel()
@@ -149,6 +155,11 @@ class Engine:
         settings = self.settings
         self.loader = ModelLoader(settings, self.redis, self.champions, self.key, examples, self.metrics)
         await self.loader.load()
+        if self.loader.unsigned:
+            raise BadSettings(
+                f"models.snapshot_key: the snapshots of {', '.join(sorted(self.loader.unsigned))} in Redis are signed "
+                "with another key; set that one, or delete the keys `snapshot*` to learn again"
+            )
         if settings.models.pinned is not None and not self.loader.seen:
             raise BadSettings(f"models.pinned: there is no snapshot of version {settings.models.pinned} in Redis")
         scorer = Cascade(settings.sentiment.folder, settings.sentiment.cache) if settings.sentiment.enabled else None
@@ -172,6 +183,8 @@ class Engine:
             return PrivacySession(self.settings, self.redis, self.producer, partition, fence)
 
         async def clear(partition: int) -> None:
+            # A Redis that lost the fence may have lost this too.
+            await check_partitions(self.redis, self.partitions, self.settings.partitioner)
             cleared = await clear_partition(self.redis, tag_events(partition))
             if cleared:
                 log.error("partition %d had no fence but %d keys, deleted: the log is read again", partition, cleared)
@@ -315,11 +328,19 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     engine = Engine(settings)
-    await engine.start()
-    try:
-        await stop.wait()
-    finally:
-        await engine.stop()
+    starting, stopping = asyncio.create_task(engine.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        await stopping
+        try:
+            await asyncio.wait_for(engine.stop(), GRACE_SECONDS)
+            return
+        except TimeoutError:
+            log.error("not stopped within %g s; what was not committed is read again", GRACE_SECONDS)
+    # Clients that wait for servers which are away can't be waited for.
+    logging.shutdown()
+    os._exit(1)
 
 
 def run_worker(settings: Settings) -> None:

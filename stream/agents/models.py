@@ -13,6 +13,7 @@ from models.lifecycle.registry import Champions
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused
 from stream.metrics import Metrics, ModelReport
 from stream.settings import Settings
+from stream.state.keys import Tag
 from stream.state.snapshots import list_newest, read_snapshot
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class ModelLoader:
         self.partitions = partitions
         self.metrics = metrics
         self.seen: dict[str, int] = {}
+        self.unsigned: set[str] = set()
+        """Models whose newest snapshot is not signed with this worker's key."""
 
     async def run(self) -> None:
         """Look for newer snapshots for ever."""
@@ -49,7 +52,7 @@ class ModelLoader:
             if self.seen.get(model) == version:
                 continue
             try:
-                snapshot = await read_snapshot(self.redis, tag, model, version, self.key)
+                snapshot = await self._read(tag, model, version)
                 if snapshot is None:
                     # Replaced since its name was read; the next look finds the newer one.
                     continue
@@ -59,6 +62,13 @@ class ModelLoader:
             except SnapshotRefused as error:
                 self.seen[model] = version
                 log.error("snapshot %s %d refused: %s", model, version, error)
+
+    async def _read(self, tag: Tag, model: str, version: int) -> Snapshot | None:
+        try:
+            return await read_snapshot(self.redis, tag, model, version, self.key)
+        except SnapshotRefused:
+            self.unsigned.add(model)
+            raise
 
     def _report(self, snapshot: Snapshot) -> None:
         found = snapshot.metrics

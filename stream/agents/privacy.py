@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from schemas.privacy import KIND_HEADER, LEDGER_HEADER
 from schemas.reasons import Rejected
 from schemas.wire import decode_request
+from stream.delivery.errors import DeliveryError
 from stream.delivery.fence import Fence, advance_fence, hash_record
 from stream.delivery.producer import Outgoing, Producer
 from stream.settings import Settings
@@ -51,7 +52,10 @@ class PrivacySession:
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Send each request on, or to the dead letters, and move the fence once all are acknowledged."""
-        await self.producer.send([self._pass_on(record) for record in records])
+        refused = await self.producer.send([self._pass_on(record) for record in records])
+        if refused:
+            # Neither dropped nor passed over: what a person asked for holds the ledger up until somebody looks.
+            raise DeliveryError(f"the broker refuses the request at offset {records[refused[0]].offset} for good")
         last = records[-1]
         to = msgspec.structs.replace(self.fence, next=last.offset + 1, last_hash=hash_record(last))
         await advance_fence(self.redis, self.tag, self.fence, to, ())

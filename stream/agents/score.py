@@ -90,6 +90,10 @@ class ScoreSession:
     async def handle(self, records: Sequence[Record]) -> None:
         """Score and commit; an event that makes a stage fail is found by halving and sent to the dead letters."""
         self.quiet_since = time.monotonic()
+        # An agent that was cancelled between two halves is offered the whole again: what is applied is not read twice.
+        records = [record for record in records if record.offset >= self.fence.next]
+        if not records:
+            return
         try:
             await self._apply(records)
         except OURS:
@@ -97,6 +101,9 @@ class ScoreSession:
             raise
         except Exception as error:
             self.people.clear()
+            if self.fence.next > records[-1].offset:
+                # The commit stands, and what failed came after it: no event is to blame.
+                raise
             if len(records) == 1:
                 log.exception("%s: offset %d makes a stage fail", self.tag, records[0].offset)
                 await self._apply(records, _describe_crash(error))
@@ -111,16 +118,22 @@ class ScoreSession:
         quiet = (time.monotonic() - self.quiet_since) * 1000
         if settings.clock == "event" or quiet < settings.idle_after or self.fence.next == 0:
             return
+        while await self._close_due(int(time.time() * 1000)):
+            pass
         self.quiet_since = time.monotonic()
-        now = int(time.time() * 1000)
-        record = IdleRecord(self.fence.next - 1, now)
+
+    async def _close_due(self, now: int) -> bool:
+        """Close as many windows as one event would; False when none was due."""
+        watermark = now - self.scoring.settings.lateness
         batch = self._begin([])
         # The watermark in the fence stays: an event that comes late all the same must find it where a replay would.
-        batch.items = [Item(record, None, None, None, None, now, now - settings.lateness)]
-        await self.people.load(batch, now - settings.lateness)
-        if batch.due:
-            await self.scoring.stages.run(batch, self.scoring.champions.current)
-            await self._commit(batch, self.fence.next, self.fence.last_hash)
+        batch.items = [Item(IdleRecord(self.fence.next - 1, now), None, None, None, None, now, watermark)]
+        await self.people.load(batch, watermark)
+        if not batch.due:
+            return False
+        await self.scoring.stages.run(batch, self.scoring.champions.current)
+        await self._commit(batch, self.fence.next, self.fence.last_hash)
+        return True
 
     def _begin(self, records: Sequence[Record]) -> Batch:
         return Batch(

@@ -17,12 +17,13 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from schemas.reasons import ERROR_HEADER, FIELD_HEADER, REASON_HEADER, SOURCE_HEADER, TIME_HEADER
+from schemas.reasons import ERROR_HEADER, FIELD_HEADER, REASON_HEADER, SOURCE_HEADER, TIME_HEADER, Rejected
 from stream.commands import CommandError
 from stream.commands.connections import count_partitions, open_consumer, open_producer
 from stream.commands.output import escape, print_json, print_line, print_table, write_time
 from stream.commands.topic import find_partitions, read_all
 from stream.partition import Partitioner, hash_key
+from stream.produce import person_of
 from stream.settings import Settings
 from stream.stages.letters import ORIGINAL
 
@@ -187,10 +188,21 @@ def choose_partition(letter: DeadLetter, partitions: int, partitioner: Partition
 
     None, the broker's client may choose, when the old one is no longer there.
     """
-    if letter.key:
-        return hash_key(letter.key, partitioner) % partitions
+    key = letter.key
+    if letter.reason == "misrouted":
+        # Its key is what was wrong; the person says where it belongs.
+        key = _find_person(letter) or key
+    if key:
+        return hash_key(key, partitioner) % partitions
     old = letter.source.partition if letter.source else partitions
     return old if old < partitions else None
+
+
+def _find_person(letter: DeadLetter) -> bytes | None:
+    try:
+        return person_of(letter.value or b"")
+    except Rejected:
+        return None
 
 
 async def survey_letters(settings: Settings, reasons: Collection[str]) -> tuple[set[str], set[str]]:

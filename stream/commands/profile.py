@@ -45,7 +45,9 @@ async def read_person(redis: Redis, user_id: str) -> Person:
         pipe.hlen(name_key("pending", tag, user_id))
         pipe.hgetall(name_key("consent", tag, user_id))
         fields, windows, consents = await pipe.execute()
-    consent = {purpose.decode(): value == b"1" for purpose, value in consents.items() if purpose[:1] != b"@"}
+    consent = {
+        purpose.decode(): value == b"1" for purpose, value in consents.items() if purpose[:1] not in (b"@", b"~")
+    }
     profile = read_profile([part for pair in fields.items() for part in pair])
     if profile is None:
         recorded = f"consent is recorded: {write_consent(consent)}" if consent else "no consent is recorded either"

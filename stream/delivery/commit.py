@@ -76,6 +76,8 @@ def _consents(batch: Batch, out: list[Argument]) -> None:
         flat: list[Argument] = []
         for purpose, allowed in dossier.consent.items():
             flat += (purpose, int(allowed))
+        for purpose, ts in dossier.decided.items():
+            flat += (f"~{purpose}", ts)
         for partition, offset in dossier.ledger.items():
             flat += (f"@{partition}", offset)
         out += (user, len(flat), *flat)

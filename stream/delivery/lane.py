@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CHECK_SECONDS = 1.0
+
 POLL = 200
 """Milliseconds that one read waits for records."""
 
@@ -52,6 +55,7 @@ class Lane:
         self.tag = tag_source(source.name, partition.partition)
         self.position: int | None = None
         self.busy = asyncio.Lock()
+        self.checked = time.monotonic()
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
 
     async def stop(self, seconds: float) -> None:
@@ -137,7 +141,8 @@ class Lane:
         consumer = self.source.consumer
         start = (await consumer.beginning_offsets([self.partition]))[self.partition]
         if not fence.last_hash or start >= fence.next:
-            self._seek(position)
+            # Nothing was applied yet, or all of it has expired: what is left begins at the log's start.
+            self._seek(max(position, start))
             return
         self._seek(fence.next - 1)
         witness: Record | None = None
@@ -175,11 +180,21 @@ class Lane:
             await session.wait_for_room()
             records = await self._read(self.source.max_records)
             if not records:
+                await self._check_fence(session)
                 await session.idle()
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
                 self.position = records[-1].offset + 1
+
+    async def _check_fence(self, session: Session) -> None:
+        """See, while nothing comes, that Redis is there and holds what it held: a quiet partition must notice too."""
+        if time.monotonic() - self.checked < CHECK_SECONDS:
+            return
+        self.checked = time.monotonic()
+        held, now = session.fence, await read_fence(self.source.redis, self.tag)
+        if now is None or (now.owner, now.next) != (held.owner, held.next):
+            raise Refused(held.owner, held.next, now.owner if now else None, now.next if now else None)
 
     async def _read(self, most: int) -> Sequence[Record]:
         try:

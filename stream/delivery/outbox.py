@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from stream.delivery.errors import Refused
 from stream.delivery.fence import Fence
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _trim: Final = Script("stream.delivery", "trim.lua")
 _headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
+_pack: Final = msgspec.msgpack.Encoder().encode
 CHUNK: Final = 2_000
 PARTING_SECONDS: Final = 1.0
 
@@ -97,8 +98,9 @@ class Drain:
                 await self.less.wait()
         finally:
             self.vitals.resume("outbox", self.tag)
-        if self._ended():
-            raise Refused(self.owner, -1, None, None)
+        if self.task is not None and self._ended():
+            self.task.result()
+            raise Refused(self.owner, -1, None, None, "the outbox has another owner")
 
     async def close(self) -> None:
         """Stop sending; what waits stays in Redis for the next owner. What is under way gets a moment to be trimmed."""
@@ -156,25 +158,31 @@ class Drain:
 
     async def _deliver(self, chunk: list[Entry]) -> None:
         now = int(self.wall() * 1000)
-        fresh: list[Entry] = []
-        for entry in chunk:
-            if entry.target == "recommendations" and self.max_age and now - entry.at > self.max_age:
-                self.metrics.stale_triggers.add(1)
-            elif len(entry.value) > self.entry_bytes:
-                await self._park(entry)
-            else:
-                fresh.append(entry)
+        stale = {entry.position for entry in chunk if self._is_stale(entry, now)}
+        large = {entry.position for entry in chunk if len(entry.value) > self.entry_bytes}
+        fresh = [entry for entry in chunk if entry.position not in stale | large]
         outgoing = [Outgoing(self.topics[e.target], e.key, e.value, e.headers, now) for e in fresh]
-        refused = set(await self.producer.send(outgoing))
-        for number in refused:
-            await self._park(fresh[number])
-        self._count([entry for number, entry in enumerate(fresh) if number not in refused])
+        refused = {fresh[number].position for number in await self.producer.send(outgoing)}
+        # Only now: a chunk that is sent again must not be parked and counted again.
+        for entry in chunk:
+            if entry.position in refused | (large - stale):
+                await self._park(entry)
+        self.metrics.stale_triggers.add(len(stale))
+        self._count([entry for entry in fresh if entry.position not in refused])
+
+    def _is_stale(self, entry: Entry, now: int) -> bool:
+        return entry.target == "recommendations" and bool(self.max_age) and now - entry.at > self.max_age
 
     async def _park(self, entry: Entry) -> None:
-        log.error("%s: entry %s refused by the broker, parked", self.tag, entry.position)
         place = name_key("parked", self.tag)
-        fields = ("target", entry.target, "key", entry.key, "value", entry.value, "position", str(entry.position))
-        await call(self.redis, "XADD", place, "*", *fields)
+        packed = _pack(entry.headers)
+        fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", packed, "at", entry.at)
+        try:
+            await call(self.redis, "XADD", place, str(entry.position), *fields)
+        except ResponseError:
+            # Parked before: the position is taken.
+            return
+        log.error("%s: entry %s refused by the broker, parked", self.tag, entry.position)
         self.metrics.outbox_parked.add(1)
 
     def _count(self, sent: list[Entry]) -> None:

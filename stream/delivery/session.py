@@ -17,6 +17,9 @@ from stream.stages.batch import Record
 class Session(Protocol):
     """Work on one partition under one owner token. Any exception ends it; the partition is then acquired again."""
 
+    fence: Fence
+    """The fence as this session last wrote or acquired it."""
+
     async def open(self) -> int:
         """Read what is needed to go on; return the offset to read from, at most the fence's `next`."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
@@ -98,6 +98,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._tell()
         await self._end(list(self.lanes))
         await self.consumer.stop()
+        await self._end(list(self.lanes))
+        self.vitals.resume("broker", f"hints {self.name}")
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Only pause and begin: heartbeats stand still while this runs."""
@@ -143,5 +145,10 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         try:
             await asyncio.wait_for(self.consumer.commit(offsets), timeout=2.0)
+        except CommitFailedError as error:
+            log.debug("%s: offsets not told: %r", self.name, error)
         except (KafkaError, TimeoutError) as error:
             log.debug("%s: offsets not told: %r", self.name, error)
+            self.vitals.pause("broker", f"hints {self.name}")
+            return
+        self.vitals.resume("broker", f"hints {self.name}")

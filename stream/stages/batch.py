@@ -76,6 +76,8 @@ class Dossier(msgspec.Struct, gc=False):
 
     person: Person | None = None
     consent: dict[str, bool] = msgspec.field(default_factory=dict)
+    decided: dict[str, int] = msgspec.field(default_factory=dict)
+    """Purpose -> when the person last decided about it, epoch milliseconds as the decision itself says."""
     ledger: dict[int, int] = msgspec.field(default_factory=dict)
     windows: dict[str, Window] = msgspec.field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class Dossier(msgspec.Struct, gc=False):
         person = copy.copy(self.person)
         if person is not None and person.fired:
             person.fired = dict(person.fired)
-        return Dossier(person, self.consent.copy(), self.ledger.copy(), self.windows.copy())
+        return Dossier(person, self.consent.copy(), self.decided.copy(), self.ledger.copy(), self.windows.copy())
 
 
 @dataclass(slots=True)

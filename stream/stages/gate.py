@@ -7,7 +7,7 @@ counted and goes no further.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -39,7 +39,7 @@ class Gate:
                     apply_request(batch.people[user], item.request, item.ledger)
                 batch.counts["consents"] += 1
             elif item.event is not None:
-                self._admit(batch, item, item.event.user_id, item.event.event_id)
+                self._admit(batch, item, item.event.user_id, item.event.event_id, item.event.ts)
 
     def may_trigger(self, batch: Batch, user: str, offset: int) -> bool:
         """Whether a trigger may be made for this person at `offset`; what changes later in the batch does not show."""
@@ -62,11 +62,11 @@ class Gate:
     def _allows(self, dossier: Dossier, purpose: str) -> bool:
         return dossier.consent.get(purpose, not self.required)
 
-    def _admit(self, batch: Batch, item: Item, user: str, event_id: str) -> None:
+    def _admit(self, batch: Batch, item: Item, user: str, event_id: str, ts: int) -> None:
         dossier = batch.people[user]
-        if item.consent and any(dossier.consent.get(name) != value for name, value in item.consent.items()):
+        if item.consent and (news := _choose_news(dossier, item.consent, ts)):
             with self._noting(batch, user, item):
-                dossier.consent.update(item.consent)
+                decide(dossier, news, ts)
         if not self._allows(dossier, self.profile):
             batch.counts["denied"] += 1
             batch.counts["denied:" + item.role] += 1
@@ -114,4 +114,22 @@ def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, 
             return
         dossier.ledger[partition] = offset
     changes = dict.fromkeys(PURPOSES, False) if request.action == "erase" else request.consent
-    dossier.consent.update({str(purpose): allowed for purpose, allowed in changes.items()})
+    decide(dossier, {str(purpose): allowed for purpose, allowed in changes.items()}, request.ts)
+
+
+def decide(dossier: Dossier, changes: Mapping[str, bool], ts: int) -> None:
+    """Make `changes`, decided at `ts` (ms), what holds."""
+    dossier.consent.update(changes)
+    dossier.decided.update(dict.fromkeys(changes, ts))
+
+
+def _choose_news(dossier: Dossier, consent: Mapping[str, bool], ts: int) -> dict[str, bool]:
+    """What a consent object at `ts` may change: it withdraws always, and grants only what was not decided later.
+
+    Events come twice, late and again from the dead letters; none of that may undo a withdrawal.
+    """
+    return {
+        purpose: allowed
+        for purpose, allowed in consent.items()
+        if dossier.consent.get(purpose) != allowed and (not allowed or ts > dossier.decided.get(purpose, -1))
+    }

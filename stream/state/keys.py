@@ -13,7 +13,8 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | `due:{p7}` | sorted set | open windows by deadline (ms); member `<window id> <user>` |
 | `profile:{p7}:<user>` | hash | the profile: `schemas.profile` and private `_0`, `_1`, ... |
 | `pending:{p7}:<user>` | hash | open windows by id, packed |
-| `consent:{p7}:<user>` | hash | purpose -> `1` or `0`; `@<ledger partition>` -> last ledger offset applied |
+| `consent:{p7}:<user>` | hash | purpose -> `1` or `0`; `~<purpose>` -> when that was decided (ms);
+`@<ledger partition>` -> last ledger offset applied |
 | `snapshots:{examples0}` | hash | model -> newest version |
 | `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
 | `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |

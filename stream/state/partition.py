@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from stream.delivery.errors import PartitionsChanged
 from stream.partition import Partitioner
+from stream.settings import BadSettings
 from stream.state.client import call
 from stream.state.keys import ROOT, Tag, name_key
 
@@ -29,6 +31,19 @@ async def check_partitions(redis: Redis, partitions: int, partitioner: Partition
             f"{int(known)} ({spread.decode()}). Go back to those, or rebuild: point nudge at an empty Redis database "
             "and let it read the log again from its start"
         )
+
+
+async def check_eviction(redis: Redis) -> None:
+    """Raise `BadSettings` where Redis may evict: state that vanishes can't be told from state that never was."""
+    try:
+        reply = await call(redis, "CONFIG", "GET", "maxmemory-policy")
+    except ResponseError:
+        # Managed servers keep their configuration to themselves; then it can't be checked.
+        return
+    found = reply.get(b"maxmemory-policy", b"noeviction") if isinstance(reply, dict) else reply[1]
+    policy = found.decode() if isinstance(found, bytes) else str(found)
+    if policy != "noeviction":
+        raise BadSettings(f"redis: its maxmemory-policy is {policy}; set it to noeviction, or state vanishes unseen")
 
 
 async def read_partitions(redis: Redis) -> tuple[int, Partitioner] | None:

@@ -51,7 +51,12 @@ class People:
             identity, user = member[:16].decode(), member[17:].decode()
             if user not in batch.people:
                 self._copy(batch, user)
-            batch.due.append(batch.people[user].windows[identity])
+            window = batch.people[user].windows.get(identity)
+            if window is not None:
+                batch.due.append(window)
+            else:
+                # A deadline whose window is gone closes nothing, and goes with this batch.
+                batch.closed[identity] = Window(identity, "outcome", "", user, "", 0, 0)
 
     def _copy(self, batch: Batch, user: str) -> None:
         before = batch.before[user] = self.cache[user]
@@ -100,6 +105,8 @@ def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: S
     for name, value in zip(consent[::2], consent[1::2], strict=True):
         if name.startswith(b"@"):
             dossier.ledger[int(name[1:])] = int(value)
+        elif name.startswith(b"~"):
+            dossier.decided[name[1:].decode()] = int(value)
         else:
             dossier.consent[name.decode()] = value == b"1"
     return dossier

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,21 +59,10 @@ async def make_topic_anew(job: Job) -> None:
 
 async def wait_for_cause(worker: Worker, cause: str) -> None:
     for _ in range(300):
-        if cause in await asyncio.to_thread(read_causes, worker):
+        if cause in await asyncio.to_thread(worker.causes):
             return
         await asyncio.sleep(0.1)
     raise AssertionError(worker.log.read_text()[-3_000:])
-
-
-def read_causes(worker: Worker) -> str:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health/ready", timeout=1).close()
-    except urllib.error.HTTPError as answer:
-        with answer:
-            return str(json.load(answer)["causes"])
-    except OSError:
-        pass
-    return ""
 
 
 async def test_a_topic_made_anew_pauses_and_says_so(job: Job) -> None:
@@ -108,3 +94,21 @@ async def test_a_lost_fence_means_that_the_log_is_read_again_and_nothing_counts_
     await job.wait_until(RECORDS)
     await job.wait_drained()
     await job.compare(await job.refer(LINEUP))
+
+
+async def test_a_redis_emptied_under_a_quiet_worker_is_noticed_and_the_log_read_again(job: Job) -> None:
+    worker = job.start_worker()
+    await worker.wait_ready()
+    await job.redis.flushall()
+    await job.wait_until(RECORDS)
+    await job.wait_drained()
+    await job.compare(await job.refer(LINEUP))
+    assert await job.redis.hget("nudge", "partitions") == b"%d" % PARTITIONS
+
+
+async def test_a_topic_made_anew_and_still_shorter_is_read_from_its_start_too(job: Job) -> None:
+    await make_topic_anew(job)
+    await job.send(OTHER_LOG[:200])
+    job.settings = job.settings.model_copy(update={"on_log_mismatch": "earliest"})
+    job.start_worker()
+    await job.wait_until(RECORDS + 200)

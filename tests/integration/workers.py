@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,17 @@ class Worker:
 
     def errors(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if " ERROR " in line or "Traceback" in line]
+
+    def causes(self) -> str:
+        """What holds the worker, as readiness tells it; empty while it is ready or does not answer."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=1).close()
+        except urllib.error.HTTPError as answer:
+            with answer:
+                return str(json.load(answer)["causes"])
+        except OSError:
+            pass
+        return ""
 
     def _is_ready(self) -> bool:
         try:
@@ -223,6 +235,7 @@ class Job:
                 windows = {name.encode(): msgspec.msgpack.encode(w) for name, w in dossier.windows.items()}
                 wanted[name_key("pending", tag, user)] = windows
             consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
+            consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
             consent |= {b"@%d" % partition: b"%d" % offset for partition, offset in dossier.ledger.items()}
             if consent:
                 wanted[name_key("consent", tag, user)] = consent

@@ -222,3 +222,23 @@ def test_a_profile_not_touched_for_its_time_to_live_begins_anew() -> None:
             assert person is not None
             assert person.version == version
             assert person.last_items == (("old",) if version == 2 else ())
+
+
+def test_a_consent_object_that_comes_again_does_not_undo_a_withdrawal() -> None:
+    def call(message: str, at: str, allowed: bool) -> tuple[bytes, list[Any]]:
+        fields = {
+            "type": "track",
+            "event": "page_view",
+            "userId": "u1",
+            "messageId": message,
+            "timestamp": at,
+            "context": {"consent": {"categoryPreferences": dict.fromkeys(PURPOSES, allowed)}},
+        }
+        return msgspec.json.encode(fields), []
+
+    granted = call("m1", "2024-05-01T12:00:00Z", True)
+    withdrawn = call("m2", "2024-05-01T12:01:00Z", False)
+    again = call("m3", "2024-05-01T12:02:00Z", True)
+    found = pass_through(granted, withdrawn, granted)
+    assert not any(found.people["u1"].consent.values())
+    assert all(pass_through(granted, withdrawn, granted, again).people["u1"].consent.values())

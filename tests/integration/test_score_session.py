@@ -1,0 +1,147 @@
+"""A score session on a real Redis: what is offered twice counts once, and a refused entry is parked once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from redis.asyncio import Redis
+
+from models.lifecycle.registry import Champions
+from models.outcomes.features import SCHEMA
+from stream.agents.score import ScoreSession, Scoring
+from stream.delivery.errors import Refused
+from stream.delivery.fence import acquire_fence
+from stream.delivery.outbox import Drain
+from stream.delivery.producer import Outgoing, Producer
+from stream.metrics import Metrics
+from stream.settings import BadSettings, Settings
+from stream.stages.batch import Entry, Position
+from stream.stages.pipeline import Stages
+from stream.state.client import connect_redis
+from stream.state.keys import name_key, tag_events
+from stream.state.partition import check_eviction
+from stream.vitals import Vitals
+from tests.unit.factories import NOON, event
+from tests.unit.reference import Inline, Record, open_to_all
+
+TAG = tag_events(0)
+
+
+class Refuser(Producer):
+    """Fails as often as told before it takes what it is given; a broker that is away for a while."""
+
+    def __init__(self, settings: Settings, failures: int = 0) -> None:
+        super().__init__(settings, idempotent=False)
+        self.failures = failures
+        self.sent: list[Outgoing] = []
+
+    async def send(self, records: list[Outgoing]) -> list[int]:
+        if self.failures:
+            self.failures -= 1
+            raise KafkaConnectionError("away")
+        self.sent += records
+        return []
+
+
+@pytest.fixture
+async def client(redis: Redis, redis_url: str) -> AsyncIterator[Redis]:
+    """The product's own client, of the emptied Redis."""
+    async with connect_redis(Settings(redis={"url": redis_url})) as client:
+        yield client
+
+
+async def open_session(client: Redis, **overrides: Any) -> ScoreSession:
+    settings = open_to_all(**{"clock": "event", "score_on": ()} | overrides)
+    scoring = Scoring(
+        settings=settings,
+        redis=client,
+        producer=Refuser(settings),
+        stages=Stages(settings, 1, None, Inline()),
+        champions=Champions(SCHEMA),
+        metrics=Metrics(),
+        vitals=Vitals(),
+        newest=deque(maxlen=12),
+    )
+    return scoring.open(0, await acquire_fence(client, TAG, 0))
+
+
+def views(count: int) -> list[Record]:
+    return [Record(n, NOON, event("ann").of_type("page_view").at(NOON + n).as_json()) for n in range(count)]
+
+
+async def counted(client: Redis) -> dict[str, int]:
+    fields: Any = await client.hgetall(name_key("counts", TAG))
+    return {name.decode(): int(value) for name, value in fields.items()}
+
+
+async def test_a_batch_offered_again_after_its_first_half_counted_counts_once(client: Redis) -> None:
+    session = await open_session(client)
+    await session.handle(views(40)[:20])
+    await session.handle(views(40))
+    await session.handle(views(40))
+    assert (await counted(client))["scored"] == 40
+
+
+async def test_a_failure_behind_the_commit_blames_no_event(client: Redis) -> None:
+    session = await open_session(client)
+
+    def fail(*_: object) -> None:
+        raise ArithmeticError("in what comes after the commit")
+
+    session.people.accept = fail  # type: ignore[method-assign]
+    with pytest.raises(ArithmeticError):
+        await session.handle(views(3))
+    assert await counted(client) == {"scored": 3, "scored:view": 3}
+
+
+async def test_a_session_of_before_a_take_over_writes_nothing(client: Redis) -> None:
+    session = await open_session(client)
+    await acquire_fence(client, TAG, 0)
+    with pytest.raises(Refused):
+        await session.handle(views(3))
+    assert await counted(client) == {}
+
+
+async def test_all_that_is_due_in_a_quiet_partition_is_closed_at_once(client: Redis) -> None:
+    session = await open_session(client, clock="log", idle_after=0, batch={"closings_per_event": 2})
+    carts = [event(f"u{n}").of_type("add_to_cart").at(NOON + n).as_json() for n in range(50)]
+    await session.handle([Record(n, NOON + n, value) for n, value in enumerate(carts)])
+    await session.idle()
+    counts = await counted(client)
+    assert counts["triggers:abandoned-intent"] == 50
+    assert session.fence.next == 50
+
+
+async def test_an_entry_too_large_is_parked_once_however_often_the_rest_is_sent_again(client: Redis) -> None:
+    settings = Settings(outbox={"max_entry_bytes": 1_000})
+    fence = await acquire_fence(client, TAG, 0)
+    producer, metrics = Refuser(settings, failures=3), Metrics()
+    drain = Drain(settings, client, producer, TAG, fence, metrics, Vitals())
+    headers = (("nudge-reason", b"not_json"), ("original-x", None))
+    large = Entry(Position(7, 1), "dead_letters", b"k", b"x" * 2_000, headers, NOON)
+    small = Entry(Position(8, 1), "dead_letters", b"k", b"y", (), NOON)
+    await drain.open()
+    drain.add([large, small])
+    for _ in range(1_000):
+        if drain.waiting:
+            await asyncio.sleep(0.01)
+    await drain.close()
+    assert [record.value for record in producer.sent] == [b"y"]
+    assert metrics.outbox_parked.total() == 1
+    [(identity, fields)] = await client.xrange(name_key("parked", TAG))  # type: ignore[misc]
+    assert identity == b"7-1"
+    assert fields[b"value"] == large.value  # type: ignore[index]
+    assert b"not_json" in fields[b"headers"]  # type: ignore[index]
+
+
+async def test_a_redis_that_may_evict_stops_the_start(own_redis: Any) -> None:
+    async with Redis.from_url(f"redis://127.0.0.1:{own_redis.port}") as other:
+        await check_eviction(other)
+        await other.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(BadSettings, match="allkeys-lru"):
+            await check_eviction(other)
