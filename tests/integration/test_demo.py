@@ -53,9 +53,9 @@ main()
 FORGETFUL_GATE = """
 from stream.stages.gate import Gate
 admit = Gate._admit
-def forget(self, batch, item, user, event_id):
+def forget(self, batch, item, user, event_id, *rest):
     if crc32(event_id.encode()) % 100:
-        admit(self, batch, item, user, event_id)
+        admit(self, batch, item, user, event_id, *rest)
 Gate._admit = forget
 """
 FORGETFUL_DRAIN = """
