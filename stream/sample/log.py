@@ -19,6 +19,9 @@ from schemas.event import Event
 from schemas.privacy import PURPOSES, PrivacyRequest
 
 FOLDER: Final = Path(__file__).parent
+# Arrow puts a handler of its own in the place of Python's while it reads, and a Ctrl-C in that moment can get lost.
+pa.enable_signal_handlers(False)
+
 ROWS_AT_A_TIME: Final = 5_000
 ASKED_BEFORE_MS: Final = 3_600_000
 """Consents are dated this long before the log's first event."""
