@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
     overrides = choose_overrides(servers, port)
     settings = build_settings(overrides)
     asyncio.run(prepare_servers(settings))
+    interrupts = Interrupts()
     say("starting a worker")
     environment = write_environment(overrides, settings)
     worker = WorkerProcess(options.worker, environment, guard=guard, folder=guard.make_folder(), port=port)
@@ -95,6 +97,7 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
         tell_addresses(servers, worker.url)
         if options.browser:
             open_browser(worker.url)
+        interrupts.end()
         try:
             asyncio.run(replay.run())
         except KeyboardInterrupt:
@@ -103,6 +106,24 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
     finally:
         worker.stop()
     return _report(replay, worker, options)
+
+
+class Interrupts:
+    """Remembers a Ctrl-C until `end`: one that is raised inside a finaliser is printed by Python and then forgotten."""
+
+    def __init__(self) -> None:
+        self._pressed = False
+        self._before = signal.signal(signal.SIGINT, self._press)
+
+    def end(self) -> None:
+        """Give Ctrl-C back to who had it before; raises `KeyboardInterrupt` if it was pressed meanwhile."""
+        signal.signal(signal.SIGINT, self._before)
+        if self._pressed:
+            raise KeyboardInterrupt
+
+    def _press(self, *_: object) -> None:
+        self._pressed = True
+        raise KeyboardInterrupt
 
 
 def _report(replay: Replay, worker: WorkerProcess, options: Options) -> int:
