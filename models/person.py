@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.event import Event, Role
+from schemas.event import ROLES, Event, Role
 from schemas.profile import HALF_LIFE, Profile
 
 HOURS: Final = 24
@@ -30,6 +30,7 @@ _json = msgspec.json.Encoder()
 
 
 TINY: Final = 1e-290
+_COUNTS: Final[dict[Role, str]] = {role: f"events_{role}" for role in ROLES}
 
 
 class Person(Profile, kw_only=True, gc=False):
@@ -90,7 +91,7 @@ def advance(person: Person, event: Event, role: Role, sentiment: float | None, l
     """
     ts = event.ts
     weight = _decay_to(person, ts)
-    count = "events_" + role
+    count = _COUNTS[role]
     setattr(person, count, getattr(person, count) + weight)
     if sentiment is not None:
         total = person.sentiment_n + weight
@@ -194,18 +195,20 @@ def _keep_item(person: Person, item_id: str) -> None:
 
 def _fits(texts: tuple[str, ...], most: int) -> bool:
     """At most `most`, and short enough as a JSON list; one always fits."""
-    return len(_cut(texts, most)) == len(texts)
+    return _cut(texts, most) is texts
 
 
 def _cut(texts: tuple[str, ...], most: int) -> tuple[str, ...]:
     """The first of `texts`, as many as `_fits` allows."""
-    texts = texts[:most]
-    plain = "".join(texts)
-    # A character that JSON escapes, or that is not ASCII, takes more bytes than one.
-    simple = plain.isascii() and plain.isprintable() and '"' not in plain and "\\" not in plain
-    widths = [len(text) + 3 for text in texts] if simple else [len(_json.encode(text)) + 1 for text in texts]
-    size, count = sum(widths) + 1, len(texts)
-    while size > ITEMS_BYTES and count > 1:
-        count -= 1
-        size -= widths[count]
-    return texts[:count]
+    size = 1
+    for place, text in enumerate(texts):
+        size += _measure(text)
+        if place and (size > ITEMS_BYTES or place == most):
+            return texts[:place]
+    return texts
+
+
+@lru_cache(1 << 16)
+def _measure(text: str) -> int:
+    """Bytes that a text takes in a JSON list, its comma included."""
+    return len(_json.encode(text)) + 1

@@ -7,15 +7,16 @@ given partition count.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import defaultdict
+from collections.abc import Sequence
 from struct import Struct
-from typing import Final, Literal, assert_never
+from typing import Any, Final, Literal, assert_never
 from zlib import crc32
 
-Partitioner = Literal["murmur2", "crc32"]
+import numpy as np
+from numpy.typing import NDArray
 
-CACHED: Final = 1 << 17
-"""Answers kept, about 20 MB when full, the ids aside: somewhat more people than the profile cache holds by default."""
+Partitioner = Literal["murmur2", "crc32"]
 
 SEED: Final = 0x9747B28C
 MIX: Final = 0x5BD1E995
@@ -55,7 +56,6 @@ def hash_key(key: bytes, partitioner: Partitioner) -> int:
             assert_never(partitioner)
 
 
-@lru_cache(CACHED)
 def find_partition(user_id: str, partitions: int, partitioner: Partitioner) -> int:
     """Partition, from 0, of `user_id` in a topic of `partitions` partitions.
 
@@ -66,3 +66,42 @@ def find_partition(user_id: str, partitions: int, partitioner: Partitioner) -> i
     (2, 3)
     """
     return hash_key(user_id.encode(), partitioner) % partitions
+
+
+def find_partitions(user_ids: Sequence[str], partitions: int, partitioner: Partitioner) -> list[int]:
+    """Partitions of many user ids, each as `find_partition` gives it.
+
+    One array operation serves all keys of a length, where a loop in Python would take microseconds a key.
+
+    >>> find_partitions(["ann", "bob", "charles"], 8, "murmur2")
+    [2, 6, 4]
+    """
+    keys = [user_id.encode() for user_id in user_ids]
+    if partitioner != "murmur2":
+        return [hash_key(key, partitioner) % partitions for key in keys]
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for place, key in enumerate(keys):
+        by_length[len(key)].append(place)
+    found = np.empty(len(keys), np.int64)
+    for length, places in by_length.items():
+        hashes = _hash_rows(b"".join([keys[place] for place in places]), len(places), length)
+        found[places] = (hashes & POSITIVE) % partitions
+    return found.tolist()
+
+
+def _hash_rows(joined: bytes, count: int, length: int) -> NDArray[Any]:
+    """`hash_murmur2` of `count` keys of `length` bytes each, one after the other."""
+    rows = np.frombuffer(joined, np.uint8).reshape(count, length)
+    whole = length & ~3
+    words = np.ascontiguousarray(rows[:, :whole]).view("<u4")
+    value: NDArray[Any] = np.full(count, SEED ^ length, np.uint32)
+    for column in range(words.shape[1]):
+        word = words[:, column] * np.uint32(MIX)
+        value = value * np.uint32(MIX) ^ (word ^ word >> 24) * np.uint32(MIX)
+    if length > whole:
+        for column in range(whole, length):
+            value ^= rows[:, column].astype(np.uint32) << 8 * (column - whole)
+        value *= np.uint32(MIX)
+    value = (value ^ value >> 13) * np.uint32(MIX)
+    value ^= value >> 15
+    return value

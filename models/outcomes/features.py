@@ -11,7 +11,7 @@ import math
 from typing import Final, NamedTuple
 
 from models.person import Person
-from schemas.event import Event, Role
+from schemas.event import ROLES, Event, Role
 
 HOUR: Final = 3_600_000
 DAY: Final = 24 * HOUR
@@ -57,6 +57,10 @@ FEATURES: Final[tuple[Feature, ...]] = (
 NAMES: Final = tuple(feature.name for feature in FEATURES)
 SCHEMA: Final = hashlib.blake2b("\n".join(":".join(f) for f in FEATURES).encode(), digest_size=6).hexdigest()
 
+_ROLES: Final[dict[Role, tuple[float, ...]]] = {
+    role: tuple(float(feature.name == f"is_{role}") for feature in FEATURES if feature.name.startswith("is_"))
+    for role in ROLES
+}
 _HOURS: Final = [(math.sin(TURN * h / 24), math.cos(TURN * h / 24)) for h in range(24)]
 _WEEKDAYS: Final = [(math.sin(TURN * d / 7), math.cos(TURN * d / 7)) for d in range(7)]
 
@@ -71,8 +75,6 @@ def freeze(person: Person, event: Event, role: Role, gap: int, since_conversion:
     ts = event.ts
     tenure = max(ts - person.first_seen, 0) / DAY
     orders = person.orders
-    hour_sin, hour_cos = _HOURS[ts // HOUR % 24]
-    weekday_sin, weekday_cos = _WEEKDAYS[ts // DAY % 7]
     return (
         log1p(person.events_exposure),
         log1p(person.events_click),
@@ -90,15 +92,9 @@ def freeze(person: Person, event: Event, role: Role, gap: int, since_conversion:
         log1p(max(event.price, 0.0)) if event.price is not None else 0.0,
         _affinity(person, event.category),
         float(len(person.top_categories)),
-        1.0 if role == "exposure" else 0.0,
-        1.0 if role == "click" else 0.0,
-        1.0 if role == "view" else 0.0,
-        1.0 if role == "intent" else 0.0,
-        1.0 if role == "conversion" else 0.0,
-        hour_sin,
-        hour_cos,
-        weekday_sin,
-        weekday_cos,
+        *_ROLES[role],
+        *_HOURS[ts // HOUR % 24],
+        *_WEEKDAYS[ts // DAY % 7],
     )
 
 

@@ -127,7 +127,7 @@ class ScoreSession:
         watermark = now - self.scoring.settings.lateness
         batch = self._begin([])
         # The watermark in the fence stays: an event that comes late all the same must find it where a replay would.
-        batch.items = [Item(IdleRecord(self.fence.next - 1, now), None, None, None, None, now, watermark)]
+        batch.items = [Item(IdleRecord(self.fence.next - 1, now), None, None, None, None, "", now, watermark)]
         await self.people.load(batch, watermark)
         if not batch.due:
             return False

@@ -1,89 +1,119 @@
-"""The commit: one Lua call that makes a batch count, whole or not at all."""
+"""The commit: one Lua call that makes a batch count, whole or not at all.
+
+What the batch does to Redis is a list of commands, packed once: Redis unpacks it in C, where an argument each would
+cost the client more than all of its other work on an event.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
+import msgpack
 import msgspec
 from redis.asyncio import Redis
 
 from stream.delivery.fence import Fence, settle
 from stream.stages.batch import Batch
 from stream.state.keys import Tag, name_key
-from stream.state.profiles import encode_changes, encode_person
+from stream.state.profiles import encode_changes, encode_image, read_last_seen, take_image
 from stream.state.scripts import Argument, Script
 
+Command = Sequence[bytes | str | int]
+T = TypeVar("T")
+
 _commit: Final = Script("stream.delivery", "commit.lua")
-_pack: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder().encode
+# Redis unpacks only the raw type of msgpack's first version.
+_pack: Final = msgpack.Packer(use_bin_type=False).pack
+
+MOST: Final = 1_000
+"""Values in one command; Lua can't unpack many more."""
+
+REFRESHES: Final = 16
+"""A profile's time to live in Redis is set anew when so great a part of it has passed since it last was."""
 
 
 async def commit_batch(redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fence, profile_ttl: int) -> None:
     """Apply `batch` and move the fence from `held` to `to`. Raises `Refused`, nothing done.
 
-    `profile_ttl` (ms) is twice applied: logic decides expiry, Redis only sweeps.
+    `profile_ttl` (ms) is twice applied: logic decides expiry, Redis only sweeps. Fills `batch.images`.
     """
+    commands: list[Command] = []
+    _add_entries(tag, batch, commands)
+    changed = _add_profiles(tag, batch, commands, profile_ttl)
+    _add_windows(tag, batch, commands)
+    _add_consents(tag, batch, commands)
+    counts = name_key("counts", tag)
+    commands += [("HINCRBY", counts, name, number) for name, number in batch.counts.items()]
     arguments: list[Argument] = [
-        tag, held.owner, held.next, to.next, to.clock, to.watermark, to.last_hash, str(to.emitted), 2 * profile_ttl,
-        str(held.emitted),
+        held.owner, held.next, str(held.emitted),
+        to.next, to.clock, to.watermark, to.last_hash, str(to.emitted),
+        _pack(_split(changed)), _pack(commands),
     ]  # fmt: skip
-    for rows in (_entries, _profiles, _kept, _closed, _consents, _counts):
-        rows(batch, arguments)
-    keys = [name_key(kind, tag) for kind in ("fence", "outbox", "due", "counts")]
-    settle(await _commit(redis, keys, arguments), held)
+    settle(await _commit(redis, [name_key("fence", tag)], arguments), held)
 
 
-def _entries(batch: Batch, out: list[Argument]) -> None:
-    out.append(len(batch.entries))
+def _add_entries(tag: Tag, batch: Batch, out: list[Command]) -> None:
+    """Entries first: a position that is not above the last one is the one thing here that Redis may refuse."""
+    outbox = name_key("outbox", tag)
     for position, target, key, value, headers, at in batch.entries:
-        out += (str(position), target, key, value, _pack(headers) if headers else b"", at)
+        packed = _encode(headers) if headers else b""
+        out.append(
+            ("XADD", outbox, str(position), "target", target, "key", key, "value", value, "headers", packed, "at", at)
+        )
 
 
-def _profiles(batch: Batch, out: list[Argument]) -> None:
-    """Whole profiles, or what changed of those that Redis holds as they were before the batch."""
-    count = len(out)
-    out.append(0)
-    written = 0
+def _add_profiles(tag: Tag, batch: Batch, out: list[Command], ttl: int) -> list[str]:
+    """Whole profiles, or what changed of those that Redis holds; returns the keys of these."""
+    prefix = name_key("profile", tag, "")
+    slot = max(ttl // REFRESHES, 1)
+    changed = []
     for user in batch.touched:
-        person, before = batch.people[user].person, batch.before.get(user)
-        if person is None:
+        dossier = batch.people[user]
+        if dossier.person is None:
             continue
-        fields = encode_changes(person, before.person) if before and before.person else None
-        whole = fields is None
-        if fields is None:
-            fields = encode_person(person)
-        if fields:
-            out += (user, int(whole), len(fields), *fields)
-            written += 1
-    out[count] = written
+        key = prefix + user
+        image = batch.images[user] = take_image(dossier.person)
+        before = dossier.stored
+        fields = None if before is None else encode_changes(image, before)
+        if fields is None or before is None:
+            out += (("DEL", key), ("HSET", key, *encode_image(image)), ("PEXPIRE", key, 2 * ttl))
+        elif fields:
+            changed.append(key)
+            out.append(("HSET", key, *fields))
+            if read_last_seen(image) // slot != read_last_seen(before) // slot:
+                out.append(("PEXPIRE", key, 2 * ttl))
+    return changed
 
 
-def _kept(batch: Batch, out: list[Argument]) -> None:
-    out.append(len(batch.kept))
+def _add_windows(tag: Tag, batch: Batch, out: list[Command]) -> None:
+    """Windows kept and closed: packed beside their person, and their deadlines in one set for all."""
+    prefix, due = name_key("pending", tag, ""), name_key("due", tag)
+    deadlines: list[str | int] = []
     for window in batch.kept.values():
-        out += (window.user_id, window.id, window.deadline, _pack(window))
-
-
-def _closed(batch: Batch, out: list[Argument]) -> None:
-    out.append(len(batch.closed))
+        out.append(("HSET", prefix + window.user_id, window.id, _encode(window)))
+        deadlines += (window.deadline, f"{window.id} {window.user_id}")
+    members = []
     for window in batch.closed.values():
-        out += (window.user_id, window.id)
+        out.append(("HDEL", prefix + window.user_id, window.id))
+        members.append(f"{window.id} {window.user_id}")
+    out += [("ZADD", due, *some) for some in _split(deadlines)]
+    out += [("ZREM", due, *some) for some in _split(members)]
 
 
-def _consents(batch: Batch, out: list[Argument]) -> None:
-    changed = [(user, batch.people[user]) for user in batch.consented]
-    out.append(len(changed))
-    for user, dossier in changed:
-        flat: list[Argument] = []
-        for purpose, allowed in dossier.consent.items():
-            flat += (purpose, int(allowed))
-        for purpose, ts in dossier.decided.items():
-            flat += (f"~{purpose}", ts)
-        for partition, offset in dossier.ledger.items():
-            flat += (f"@{partition}", offset)
-        out += (user, len(flat), *flat)
+def _add_consents(tag: Tag, batch: Batch, out: list[Command]) -> None:
+    prefix = name_key("consent", tag, "")
+    for user in batch.consented:
+        dossier = batch.people[user]
+        fields: dict[str, int] = {purpose: int(allowed) for purpose, allowed in dossier.consent.items()}
+        fields |= {f"~{purpose}": ts for purpose, ts in dossier.decided.items()}
+        fields |= {f"@{partition}": offset for partition, offset in dossier.ledger.items()}
+        flat: list[str | int] = []
+        for field in fields.items():
+            flat += field
+        out.append(("HSET", prefix + user, *flat))
 
 
-def _counts(batch: Batch, out: list[Argument]) -> None:
-    out.append(len(batch.counts))
-    for name, number in batch.counts.items():
-        out += (name, number)
+def _split(values: Sequence[T]) -> list[Sequence[T]]:
+    return [values[at : at + MOST] for at in range(0, len(values), MOST)]

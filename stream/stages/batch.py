@@ -1,4 +1,4 @@
-"""What passes through the stages: a batch of records of one partition, and the working copies of the people in it.
+"""What passes through the stages: a batch of records of one partition, and the people in it.
 
 `decode` turns records into items, `gate` decides which are admitted, `sentiment`, `features` and `predict` add what
 they find, `decide` makes the outbox entries. Nothing here is seen by anybody else until the commit said yes.
@@ -9,11 +9,10 @@ worker that remembers a hundred thousand people would spend a third of its time 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -71,22 +70,24 @@ class Clock:
     watermark: int = 0
 
 
+class Image(NamedTuple):
+    """A profile as it is stored: values of the readable fields in their order (more may follow), and the state."""
+
+    values: tuple[Any, ...]
+    state: bytes
+
+
 class Dossier(msgspec.Struct, gc=False):
-    """All that is kept about one person: a working copy during a batch, the cache's after its commit."""
+    """All that is kept about one person: the batch's own while it is worked on, the cache's after its commit."""
 
     person: Person | None = None
+    stored: Image | None = None
+    """What Redis holds of the person; None for no profile."""
     consent: dict[str, bool] = msgspec.field(default_factory=dict)
     decided: dict[str, int] = msgspec.field(default_factory=dict)
     """Purpose -> when the person last decided about it, epoch milliseconds as the decision itself says."""
     ledger: dict[int, int] = msgspec.field(default_factory=dict)
     windows: dict[str, Window] = msgspec.field(default_factory=dict)
-
-    def copy(self) -> Dossier:
-        """Copy that shares nothing that a stage changes in place; a window is replaced, never changed."""
-        person = copy.copy(self.person)
-        if person is not None and person.fired:
-            person.fired = dict(person.fired)
-        return Dossier(person, self.consent.copy(), self.decided.copy(), self.ledger.copy(), self.windows.copy())
 
 
 @dataclass(slots=True)
@@ -125,18 +126,21 @@ class Item(msgspec.Struct, eq=False, gc=False):
     ledger: tuple[int, int] | None
     """Ledger partition and offset of a request that was passed on."""
     consent: dict[str, bool] | None
-    clock: int
-    watermark: int
+    user_id: str
+    """Empty for windows that fall due without a record."""
+    clock: int = 0
+    watermark: int = 0
     role: Role = "other"
     late: bool = False
     admitted: bool = False
     person: Person | None = None
-    """Working copy of the event's person; None unless admitted, and before the features stage."""
+    """The event's person; None unless admitted, and before the features stage."""
     may_trigger: bool = False
     sentiment: float | None = None
     row: tuple[float, ...] | None = None
-    probability: Mapping[str, float] | None = None
-    """By outcome; None unless scored."""
+    """The features frozen at this event; they are the next of `batch.rows` too."""
+    probability: dict[str, float] = msgspec.field(default_factory=dict)
+    """By outcome; empty unless scored."""
     moment: Moment | None = None
     closings: tuple[Closing, ...] = ()
     opened: tuple[Window, ...] = ()
@@ -154,8 +158,10 @@ class Batch:
     items: list[Item] = field(default_factory=list)
     rejected: list[tuple[Record, Rejected]] = field(default_factory=list)
     people: dict[str, Dossier] = field(default_factory=dict)
-    before: dict[str, Dossier] = field(default_factory=dict)
-    """The same people as they were before the batch; not to be changed."""
+    images: dict[str, Image] = field(default_factory=dict)
+    """Profiles as the commit wrote them."""
+    rows: bytearray = field(default_factory=bytearray)
+    """The rows of all items, each of so many doubles: they are scored together."""
     due: list[Window] = field(default_factory=list)
     """Windows that may fall due in this batch, in (deadline, id) order."""
     touched: set[str] = field(default_factory=set)

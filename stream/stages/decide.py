@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -52,20 +53,24 @@ class Decide:
         writer = Writer(batch)
         rejected = iter(batch.rejected)
         refusal = next(rejected, None)
+        scored: Counter[Role] = Counter()
         for item in batch.items:
             while refusal is not None and refusal[0].offset < item.record.offset:
                 writer.refuse(*refusal)
                 refusal = next(rejected, None)
             writer.move(item.record)
-            for closing in item.closings:
-                self._close(writer, item, closing, models)
+            if item.closings:
+                for closing in item.closings:
+                    self._close(writer, item, closing, models)
             if item.person is not None and item.event is not None:
-                batch.counts["scored"] += 1
-                batch.counts["scored:" + item.role] += 1
+                scored[item.role] += 1
                 self._speak(writer, item, item.person, item.event, models)
         while refusal is not None:
             writer.refuse(*refusal)
             refusal = next(rejected, None)
+        for role, number in scored.items():
+            batch.counts["scored"] += number
+            batch.counts["scored:" + role] += number
 
     def _close(self, writer: Writer, item: Item, closing: Closing, models: Lineup) -> None:
         window = closing.window
@@ -107,10 +112,11 @@ class Decide:
             return
         if event.item_id is not None and item.role in self.interesting:
             writer.interact(event.item_id, item, event, item.moment)
-        if item.probability is None:
+        probabilities = item.probability
+        if not probabilities:
             return
         for rule in self.score_rules:
-            probability = item.probability.get(rule.outcome)
+            probability = probabilities.get(rule.outcome)
             if probability is None or item.role not in rule.roles or probability < rule.at_least:
                 continue
             if not item.may_trigger:
@@ -146,14 +152,14 @@ class Writer:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.position = batch.emitted
+        self.offset, self.number = batch.emitted
         self.at = 0
 
     def move(self, record: Record) -> None:
         """Go on to `record`; at an offset that has entries already (a quiet partition's) the numbers go on too."""
         self.at = record.timestamp
-        if record.offset != self.position.offset:
-            self.position = Position(record.offset, 0)
+        if record.offset != self.offset:
+            self.offset, self.number = record.offset, 0
 
     def write(
         self,
@@ -162,25 +168,24 @@ class Writer:
         value: bytes,
         headers: tuple[tuple[str, bytes | None], ...] = (),
     ) -> None:
-        """Append an entry at `position`, which `step` has moved to a free place."""
-        self.batch.entries.append(Entry(self.position, target, key, value, headers, self.at))
+        """Append an entry at the place which `step` has moved to."""
+        self.batch.entries.append(Entry(Position(self.offset, self.number), target, key, value, headers, self.at))
 
-    def step(self) -> Position:
-        """Go on to the next number at this offset."""
-        offset, number = self.position
-        self.position = Position(offset, number + 1)
-        return self.position
+    def step(self) -> int:
+        """Go on to the next number at this offset, and return it."""
+        self.number += 1
+        return self.number
 
     def teach(self, window: Window, stage: Stage, label: int) -> None:
         """Tell the learners about `window`."""
-        offset, number = self.step()
+        number = self.step()
         example = Example(
             example_id=window.id,
             outcome=window.name,
             stage=stage,
             label=label,
             partition=self.batch.partition,
-            offset=offset,
+            offset=self.offset,
             index=number,
             exposed_at=window.opened_at,
             features=window.features,
@@ -196,13 +201,13 @@ class Writer:
 
     def interact(self, item_id: str, item: Item, event: Event, moment: Moment) -> None:
         """Tell the recommender that an item was touched, after which others; it names nobody."""
-        offset, number = self.step()
+        number = self.step()
         interaction = Interaction(
             item_id=item_id,
             role=item.role,
             ts=event.ts,
             partition=self.batch.partition,
-            offset=offset,
+            offset=self.offset,
             index=number,
             before=tuple([other for other in moment.last_items if other != item_id]),
         )

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from schemas.event import Event, Role
 from schemas.privacy import LEDGER_HEADER, PrivacyRequest
 from schemas.reasons import Rejected
-from schemas.wire import check_future, count_unknown, decode_record
-from stream.partition import Partitioner, find_partition
+from schemas.wire import KnownEvent, check_future, count_unknown, decode_record
+from stream.partition import Partitioner, find_partitions
 from stream.settings import Settings
 from stream.stages.batch import Batch, Item, Record
 
@@ -33,59 +33,58 @@ class Decoder:
     def __call__(self, batch: Batch) -> None:
         """Fill `batch.items`, `batch.rejected` and move `batch.clock`."""
         clock = batch.clock
-        home: dict[str, bool] = {}
-        unknown = 0
-        for record in batch.records:
+        decoded = [self._decode(record) for record in batch.records]
+        astray = self._find_astray(decoded, batch.partition)
+        for record, item in zip(batch.records, decoded, strict=True):
             if not self.by_event and record.timestamp > clock.now:
                 clock.now = record.timestamp
-            try:
-                item = self._decode(record, batch.partition, home)
-            except Rejected as rejection:
-                batch.rejected.append((record, rejection))
+            if not isinstance(item, Item):
+                batch.rejected.append((record, item))
+                continue
+            if astray and item.user_id in astray:
+                batch.rejected.append((record, self._refuse_astray(batch.partition)))
                 continue
             if (event := item.event) is not None:
-                unknown += count_unknown(record.value or b"")
+                ts = event.ts
+                if type(event) is not KnownEvent and (unknown := count_unknown(record.value or b"")):
+                    batch.counts["unknown_fields"] += unknown
                 if self.by_event:
-                    seen = event.ts
+                    seen = ts
                     if seen > clock.now:
                         clock.now = seen
                 else:
-                    seen = event.ts if event.ts < record.timestamp else record.timestamp
-                item.late = event.ts < clock.watermark
+                    seen = ts if ts < record.timestamp else record.timestamp
+                item.late = ts < clock.watermark
                 if seen - self.lateness > clock.watermark:
                     clock.watermark = seen - self.lateness
             item.clock = clock.now
             item.watermark = clock.watermark
             batch.items.append(item)
-        if unknown:
-            batch.counts["unknown_fields"] += unknown
 
-    def _decode(self, record: Record, partition: int, home: dict[str, bool]) -> Item:
-        decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes)
-        if isinstance(decoded, Event):
-            item = Item(record, decoded, None, None, None, 0, 0)
-        elif isinstance(decoded, PrivacyRequest):
-            item = Item(record, None, decoded, parse_ledger(record.headers), None, 0, 0)
-        else:
-            item = Item(record, decoded.event, None, None, decoded.consent, 0, 0)
-        event = item.event
-        if event is not None:
-            item.role = self.roles.get(event.type, "other")
-            if not self.by_event:
+    def _decode(self, record: Record) -> Item | Rejected:
+        try:
+            decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes)
+            if isinstance(decoded, PrivacyRequest):
+                return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
+            event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)
+            if not self.by_event and event.ts - record.timestamp > self.tolerance:
                 check_future(event.ts, record.timestamp, self.tolerance)
-            user = event.user_id
-        else:
-            assert item.request is not None
-            user = item.request.user_id
-        if user not in home:
-            home[user] = find_partition(user, self.partitions, self.partitioner) == partition
-        if not home[user]:
-            raise Rejected(
-                "misrouted",
-                "user_id",
-                f"this person's partition is not {partition}; key records by user_id with {self.partitioner}",
-            )
-        return item
+        except Rejected as rejection:
+            return rejection
+        return Item(record, event, None, None, consent, event.user_id, role=self.roles.get(event.type, "other"))
+
+    def _find_astray(self, decoded: Sequence[Item | Rejected], partition: int) -> set[str]:
+        """The people whose partition is another one."""
+        users = list({item.user_id for item in decoded if isinstance(item, Item)})
+        found = find_partitions(users, self.partitions, self.partitioner)
+        return {user for user, place in zip(users, found, strict=True) if place != partition}
+
+    def _refuse_astray(self, partition: int) -> Rejected:
+        return Rejected(
+            "misrouted",
+            "user_id",
+            f"this person's partition is not {partition}; key records by user_id with {self.partitioner}",
+        )
 
 
 def parse_ledger(headers: Sequence[tuple[str, bytes]]) -> tuple[int, int] | None:

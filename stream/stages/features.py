@@ -7,12 +7,13 @@ is captured here, at the item, so that no later event of the batch shows.
 
 from __future__ import annotations
 
-import copy
 import heapq
 import itertools
+import struct
 from collections import defaultdict
+from typing import Final
 
-from models.outcomes.features import freeze
+from models.outcomes.features import FEATURES, freeze
 from models.outcomes.windows import Window, fulfils, name_window
 from models.person import Person, advance, hash_session
 from schemas.event import Event, Role
@@ -24,6 +25,7 @@ Heap = list[tuple[int, str, int, Window]]
 """Windows by (deadline, id); the number only keeps two of one id from being compared."""
 
 _numbers = itertools.count()
+_pack_row: Final = struct.Struct(f"{len(FEATURES)}d").pack
 
 
 class Features:
@@ -33,7 +35,6 @@ class Features:
         self.gate = gate
         self.ttl = settings.profile_ttl
         self.bound = settings.batch.closings_per_event
-        self.score_on = frozenset(settings.score_on)
         self.opening: dict[Role, list[Outcome]] = defaultdict(list)
         self.arming: dict[Role, list[AbandonedRule]] = defaultdict(list)
         self.ending: dict[Role, set[tuple[str, str]]] = defaultdict(set)
@@ -48,6 +49,7 @@ class Features:
                     self.arming[role].append(rule)
                 for role in rule.cancelled_by:
                     self.ending[role].add(("rule", rule.name))
+        self.frozen = frozenset((*settings.score_on, *self.opening))
 
     def __call__(self, batch: Batch) -> None:
         """Fill `closings`, `fulfilled`, `opened`, `row` and `moment` of the items, and what the batch is to write."""
@@ -87,13 +89,16 @@ class Features:
             batch.counts["late"] += 1
             return
         item.moment = Moment(person.last_items, person.bought)
-        outcomes = self.opening.get(role, ())
-        if role in self.score_on or outcomes:
+        if role in self.frozen:
             item.row = freeze(person, event, role, gap, since)
-        for outcome in outcomes:
-            self._open(batch, item, dossier, event, outcome, heap)
-        for rule in self.arming.get(role, ()):
-            _arm(batch, dossier, event, rule, heap)
+            # Packed while it is at hand: a row read again at the end of a batch would come from far memory.
+            batch.rows += _pack_row(*item.row)
+        if role in self.opening:
+            for outcome in self.opening[role]:
+                self._open(batch, item, dossier, event, outcome, heap)
+        if role in self.arming:
+            for rule in self.arming[role]:
+                _arm(batch, dossier, event, rule, heap)
 
     def _person(self, dossier: Dossier, now: int) -> Person:
         """The person as of `now`; one not seen for the profile's time to live begins anew."""
@@ -115,7 +120,7 @@ class Features:
                     del dossier.windows[window.id]
                     _drop(batch, window)
             elif not window.fulfilled and fulfils(window, event, session):
-                item.fulfilled = (*item.fulfilled, _fulfil(batch, dossier, window))
+                item.fulfilled = (*item.fulfilled, _fulfil(batch, window))
 
     def _open(self, batch: Batch, item: Item, dossier: Dossier, event: Event, outcome: Outcome, heap: Heap) -> None:
         session = hash_session(event.session_id)
@@ -168,12 +173,9 @@ def _arm(batch: Batch, dossier: Dossier, event: Event, rule: AbandonedRule, heap
     _keep(batch, dossier, window, heap)
 
 
-def _fulfil(batch: Batch, dossier: Dossier, window: Window) -> Window:
-    """Mark a window, or its copy if the cache still holds it as it was before the batch."""
-    if window.id not in batch.kept:
-        window = copy.copy(window)
-        dossier.windows[window.id] = batch.kept[window.id] = window
+def _fulfil(batch: Batch, window: Window) -> Window:
     window.fulfilled = True
+    batch.kept[window.id] = window
     return window
 
 

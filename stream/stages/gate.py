@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from models.person import Person
+from schemas.event import Event
 from schemas.privacy import PURPOSES, PrivacyRequest
 from stream.settings import Settings
 from stream.stages.batch import Batch, Dossier, Item
@@ -33,13 +34,13 @@ class Gate:
     def __call__(self, batch: Batch) -> None:
         """Mark the admitted items, change consent, count what is denied or a duplicate."""
         for item in batch.items:
-            if item.request is not None:
+            if item.event is not None:
+                self._admit(batch, item, item.event)
+            elif item.request is not None:
                 user = item.request.user_id
                 with self._noting(batch, user, item):
                     apply_request(batch.people[user], item.request, item.ledger)
                 batch.counts["consents"] += 1
-            elif item.event is not None:
-                self._admit(batch, item, item.event.user_id, item.event.event_id, item.event.ts)
 
     def may_trigger(self, batch: Batch, user: str, offset: int) -> bool:
         """Whether a trigger may be made for this person at `offset`; what changes later in the batch does not show."""
@@ -62,26 +63,26 @@ class Gate:
     def _allows(self, dossier: Dossier, purpose: str) -> bool:
         return dossier.consent.get(purpose, not self.required)
 
-    def _admit(self, batch: Batch, item: Item, user: str, event_id: str, ts: int) -> None:
-        dossier = batch.people[user]
-        if item.consent and (news := _choose_news(dossier, item.consent, ts)):
-            with self._noting(batch, user, item):
-                decide(dossier, news, ts)
-        if not self._allows(dossier, self.profile):
+    def _admit(self, batch: Batch, item: Item, event: Event) -> None:
+        dossier = batch.people[event.user_id]
+        if item.consent and (news := _choose_news(dossier, item.consent, event.ts)):
+            with self._noting(batch, event.user_id, item):
+                decide(dossier, news, event.ts)
+        if not dossier.consent.get(self.profile, not self.required):
             batch.counts["denied"] += 1
             batch.counts["denied:" + item.role] += 1
             return
         person = dossier.person
         if person is None:
             person = dossier.person = Person()
-        entry = remember(person.seen, event_id, item.clock // 60_000)
+        entry = remember(person.seen, event.event_id, item.clock // 60_000)
         if entry is None:
             batch.counts["duplicates"] += 1
             batch.counts["duplicates:" + item.role] += 1
             return
         person.seen = entry
         item.admitted = True
-        item.may_trigger = self._allows(dossier, self.trigger)
+        item.may_trigger = dossier.consent.get(self.trigger, not self.required)
 
 
 def remember(seen: bytes, event_id: str, minute: int) -> bytes | None:

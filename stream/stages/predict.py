@@ -16,11 +16,11 @@ def predict(batch: Batch, models: Lineup) -> None:
     scored = [item for item in batch.items if item.row is not None]
     if not scored:
         return
-    rows = np.array([item.row for item in scored], dtype=np.float64)
+    rows = np.frombuffer(batch.rows, np.float64).reshape(len(scored), -1)
     for name in models.outcomes:
         scorer, version = models.outcomes[name]
         for item, probability in zip(scored, scorer.score(rows).tolist(), strict=True):
-            item.probability = {**(item.probability or {}), name: probability}
+            item.probability[name] = probability
             if name == "conversion" and item.person is not None:
                 item.person.conversion_probability = probability
                 item.person.conversion_version = version

@@ -1,12 +1,13 @@
 """The people of one partition: loaded in one call a batch, kept in memory while this worker owns the partition.
 
-A batch gets working copies. They become the cache's own only after the commit said yes; a refusal, an unknown reply
-or a revocation empties the cache, because then nobody here knows what Redis holds.
+A batch takes its people out of the cache and changes them in place; they come back only after the commit said yes, so
+that what came to nothing is forgotten and read again. A refusal, an unknown reply or a revocation empties the cache,
+because then nobody here knows what Redis holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 from models.outcomes.windows import Window
 from stream.stages.batch import Batch, Dossier
 from stream.state.keys import Tag, name_key
-from stream.state.profiles import decode_person
+from stream.state.profiles import decode_person, take_image
 from stream.state.scripts import Argument, Script
 
 _fetch: Final = Script("stream.state", "fetch.lua")
@@ -24,7 +25,7 @@ _FAR: Final = float("inf")
 
 
 class People:
-    """Cache of the dossiers of one partition; at most `most`, the least recently written go first."""
+    """Cache of the dossiers of one partition; at most `most`, the least recently used go first."""
 
     def __init__(self, redis: Redis, tag: Tag, most: int, closings_per_event: int) -> None:
         self.redis = redis
@@ -36,21 +37,18 @@ class People:
         """No window in Redis is due before this; unknown at first."""
 
     async def load(self, batch: Batch, watermark: int) -> None:
-        """Fill `batch.people` with working copies of everybody in it, and `batch.due`.
+        """Fill `batch.people` with everybody in it, and `batch.due`.
 
         `watermark` is the highest that the batch reaches.
         """
-        users = {about.user_id for item in batch.items if (about := item.event or item.request) is not None}
-        missing = [user for user in users if user not in self.cache]
-        due: Sequence[bytes] = ()
+        missing = self._take({item.user_id for item in batch.items if item.user_id}, batch)
+        members: Sequence[bytes] = ()
         if missing or self.earliest < watermark:
-            due = await self._fetch(missing, watermark, self._most_due(batch, users))
-        for user in users:
-            self._copy(batch, user)
-        for member in due:
-            identity, user = member[:16].decode(), member[17:].decode()
-            if user not in batch.people:
-                self._copy(batch, user)
+            members = await self._fetch(batch, missing, watermark)
+        due = [(member[:16].decode(), member[17:].decode()) for member in members]
+        if others := self._take({user for _, user in due if user not in batch.people}, batch):
+            await self._fetch(batch, others, None)
+        for identity, user in due:
             window = batch.people[user].windows.get(identity)
             if window is not None:
                 batch.due.append(window)
@@ -58,20 +56,25 @@ class People:
                 # A deadline whose window is gone closes nothing, and goes with this batch.
                 batch.closed[identity] = Window(identity, "outcome", "", user, "", 0, 0)
 
-    def _copy(self, batch: Batch, user: str) -> None:
-        before = batch.before[user] = self.cache[user]
-        batch.people[user] = before.copy()
+    def _take(self, users: Iterable[str], batch: Batch) -> list[str]:
+        """Move people from the cache into the batch; return those who are not there."""
+        people, cache = batch.people, self.cache
+        missing = []
+        for user in users:
+            dossier = cache.pop(user, None)
+            if dossier is None:
+                missing.append(user)
+            else:
+                people[user] = dossier
+        return missing
 
     def accept(self, batch: Batch) -> None:
-        """Make the committed batch's copies the cache's own."""
-        for user in batch.people.keys() - batch.touched - batch.consented.keys():
-            # Windows of people without an event of their own may have closed too.
-            self.cache[user] = batch.people[user]
-        for user in batch.touched | batch.consented.keys():
-            self.cache.pop(user, None)
-            self.cache[user] = batch.people[user]
-        for window in batch.kept.values():
-            self.earliest = min(self.earliest, window.deadline)
+        """Take the committed batch's people back."""
+        for user, image in batch.images.items():
+            batch.people[user].stored = image
+        self.cache.update(batch.people)
+        if batch.kept:
+            self.earliest = min(self.earliest, min([window.deadline for window in batch.kept.values()]))
         while len(self.cache) > self.most:
             del self.cache[next(iter(self.cache))]
 
@@ -80,28 +83,29 @@ class People:
         self.cache.clear()
         self.earliest = -_FAR
 
-    def _most_due(self, batch: Batch, users: set[str]) -> int:
-        cancellable = sum(len(self.cache[user].windows) for user in users if user in self.cache)
-        return len(batch.items) * self.closings_per_event + cancellable
-
-    async def _fetch(self, missing: list[str], watermark: int, most: int) -> Sequence[bytes]:
-        arguments: list[Argument] = [self.tag, watermark, most, len(missing), *missing]
+    async def _fetch(self, batch: Batch, missing: list[str], watermark: int | None) -> Sequence[bytes]:
+        """Read people into the batch; return the members due before `watermark` (None: none are asked for)."""
+        # A window that this batch cancels must not shorten what the others can close.
+        cancellable = sum([len(dossier.windows) for dossier in batch.people.values()])
+        most = 0 if watermark is None else len(batch.items) * self.closings_per_event + cancellable
+        arguments: list[Argument] = [self.tag, watermark or 0, most, *missing]
         earliest, due, flat = await _fetch(self.redis, [name_key("due", self.tag)], arguments)
         # What is due now may stay open, if an event may not close as many; and who asks for none learns nothing.
-        if most + len(missing) > 0:
+        if watermark is not None and most + len(missing) > 0:
             self.earliest = -_FAR if due else _FAR if earliest is None else float(earliest)
-        for at in range(0, len(flat), 4):
-            user = flat[at].decode()
-            if user not in self.cache:
-                self.cache[user] = _read_dossier(flat[at + 1], flat[at + 2], flat[at + 3])
+        for user, at in zip(missing, range(0, len(flat), 3), strict=True):
+            batch.people[user] = _read_dossier(flat[at], flat[at + 1], flat[at + 2])
         return due  # type: ignore[no-any-return]
 
 
 def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: Sequence[bytes]) -> Dossier:
-    dossier = Dossier(person=decode_person(profile))
-    dossier.windows = {
-        identity.decode(): _window.decode(packed) for identity, packed in zip(pending[::2], pending[1::2], strict=True)
-    }
+    dossier = Dossier()
+    if (person := decode_person(profile)) is not None:
+        dossier.person, dossier.stored = person, take_image(person)
+    if pending:
+        dossier.windows = {
+            name.decode(): _window.decode(packed) for name, packed in zip(pending[::2], pending[1::2], strict=True)
+        }
     for name, value in zip(consent[::2], consent[1::2], strict=True):
         if name.startswith(b"@"):
             dossier.ledger[int(name[1:])] = int(value)

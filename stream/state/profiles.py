@@ -13,13 +13,15 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import astuple
 
-from models.person import HOURS, Person
+from models.person import CATEGORIES, HOURS, Person
 from schemas.profile import Profile
+from stream.stages.batch import Image
 
 VERSION: Final = 1
 CHUNK: Final = 64
 _HEADER: Final = struct.Struct(f"<B{HOURS}sqQBBBB")
 _FIRED: Final = struct.Struct("<Iq")
+_WEIGHTS: Final = [struct.Struct(f"<{count}d") for count in range(CATEGORIES + 1)]
 _SEEN_WIDTH: Final = 8
 _BOUGHT_WIDTH: Final = 3
 
@@ -58,30 +60,41 @@ _WAYS: Final[dict[str, Callable[[Any], bytes | str]]] = {
 }
 _WRITERS: Final = [(name.encode(), _EMPTY[name], _WAYS[name]) for name in _EMPTY]
 """Key, empty value and how it is written, for every readable field in its order: a person's first ones."""
+_LAST_SEEN: Final = list(_EMPTY).index("last_seen")
 _NAMES: Final = [f"_{number}".encode() for number in range(256)]
 
 
-def encode_person(person: Person) -> list[bytes | str]:
+def take_image(person: Person) -> Image:
+    """What is stored of the person as it is now; nothing that happens to the person later shows in it."""
+    return Image(astuple(person), _pack(person))
+
+
+def read_last_seen(image: Image) -> int:
+    """Time of the person's latest event, epoch milliseconds."""
+    return image.values[_LAST_SEEN]  # type: ignore[no-any-return]
+
+
+def encode_image(image: Image) -> list[bytes | str]:
     """Fields of the hash, flat: name, value, name, value, ..."""
     flat: list[bytes | str] = []
-    for value, (key, empty, write) in zip(astuple(person), _WRITERS, strict=False):
+    for value, (key, empty, write) in zip(image.values, _WRITERS, strict=False):
         if value != empty and value is not None:
             flat += (key, write(value))
-    state = _pack(person)
-    for number in range(0, len(state), CHUNK):
-        flat += (_NAMES[number // CHUNK], state[number : number + CHUNK])
+    state = image.state
+    for at in range(0, len(state), CHUNK):
+        flat += (_NAMES[at // CHUNK], state[at : at + CHUNK])
     return flat
 
 
-def encode_changes(person: Person, before: Person) -> list[bytes | str] | None:
-    """The fields in which `person` differs from `before`; None where one has to go, so that all must be written."""
+def encode_changes(image: Image, before: Image) -> list[bytes | str] | None:
+    """The fields in which `image` differs from `before`; None where one has to go, so that all must be written."""
     flat: list[bytes | str] = []
-    for value, known, (key, empty, write) in zip(astuple(person), astuple(before), _WRITERS, strict=False):
-        if value != known:
+    for value, known, (key, empty, write) in zip(image.values, before.values, _WRITERS, strict=False):
+        if value is not known and value != known:
             if value is None or value == empty:
                 return None
             flat += (key, write(value))
-    state, kept = _pack(person), _pack(before)
+    state, kept = image.state, before.state
     if len(state) < len(kept):
         return None
     for at in range(0, len(state), CHUNK):
@@ -92,7 +105,7 @@ def encode_changes(person: Person, before: Person) -> list[bytes | str] | None:
 
 
 def decode_person(flat: Sequence[bytes]) -> Person | None:
-    """Read what `encode_person` wrote, field order aside; None for no fields. Raises `UnknownState`."""
+    """Read what `encode_image` gave, field order aside; None for no fields. Raises `UnknownState`."""
     if not flat:
         return None
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -145,7 +158,7 @@ def _pack(person: Person) -> bytes:
         len(fired),
     )
     tail = b"".join([_FIRED.pack(*pair) for pair in fired.items()]) if fired else b""
-    return b"".join((head, seen, bought, struct.pack(f"<{len(weights)}d", *weights), tail))
+    return b"".join((head, seen, bought, _WEIGHTS[len(weights)].pack(*weights), tail))
 
 
 def _unpack(person: Person, state: bytes) -> None:

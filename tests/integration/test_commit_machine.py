@@ -43,7 +43,7 @@ from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events
 from stream.state.partition import clear_partition
 from stream.state.people import People
-from stream.state.profiles import encode_person
+from stream.state.profiles import encode_image, take_image
 from stream.state.scripts import Argument
 from tests.unit.factories import NOON, event
 from tests.unit.reference import Record
@@ -101,7 +101,7 @@ class Model:
             person = batch.people[user].person
             assert person is not None
             self.people[user] = person
-            flat = [text(part) for part in encode_person(person)]
+            flat = [text(part) for part in encode_image(take_image(person))]
             self.profiles[user] = dict(zip(flat[::2], flat[1::2], strict=True))
         for window in batch.kept.values():
             self.windows[window.user_id, window.id] = window
@@ -250,7 +250,7 @@ class CommitMachine(RuleBasedStateMachine):
             batch.touched.add(user)
             # A worker's cache says what was there, so that it may write less than all.
             if user in self.model.people and self.model.admits(held):
-                batch.before[user] = Dossier(self.model.people[user])
+                batch.people[user].stored = take_image(self.model.people[user])
         for user, consent in content["consents"].items():
             batch.people[user].consent = consent
             if consent:
@@ -388,7 +388,7 @@ class CommitMachine(RuleBasedStateMachine):
         batch = Batch(3, "events", [], Clock())
         for user in asked:
             record = Record(0, NOON, b"")
-            batch.items.append(Item(record, event(user).build(), None, None, None, NOON, watermark))
+            batch.items.append(Item(record, event(user).build(), None, None, None, user, NOON, watermark))
         self.runner.run(People(self.redis, TAG, 100, closings).load(batch, watermark))
 
         windows = self.model.windows
@@ -402,7 +402,7 @@ class CommitMachine(RuleBasedStateMachine):
             stored = self.model.profiles.get(user)
             assert (dossier.person is None) == (stored is None)
             if dossier.person is not None and stored is not None:
-                flat = [text(part) for part in encode_person(dossier.person)]
+                flat = [text(part) for part in encode_image(take_image(dossier.person))]
                 assert dict(zip(flat[::2], flat[1::2], strict=True)) == stored
             consent = self.model.consents.get(user, {})
             assert {text(name): b"%d" % value for name, value in dossier.consent.items()} == consent
@@ -479,7 +479,7 @@ async def test_windows_due_are_found_after_a_batch_of_broken_records(redis: Redi
     to = msgspec.structs.replace(fence, next=1)
     await commit_batch(redis, TAG, opened, fence, to, TTL)
     known = Batch(3, "events", [], Clock())
-    known.items.append(Item(Record(1, NOON, b""), event("u1").build(), None, None, None, NOON, 5))
+    known.items.append(Item(Record(1, NOON, b""), event("u1").build(), None, None, None, "u1", NOON, 5))
     await people.load(known, 5)
     people.accept(known)
 
@@ -488,7 +488,7 @@ async def test_windows_due_are_found_after_a_batch_of_broken_records(redis: Redi
 
     # Then: the next event of the person finds them
     after = Batch(3, "events", [], Clock())
-    after.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, NOON, 50))
+    after.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, "u1", NOON, 50))
     await people.load(after, 50)
     assert [window.deadline for window in after.due] == [10, 11, 12]
 
@@ -500,7 +500,7 @@ async def test_a_profile_that_redis_swept_is_not_written_in_part(redis: Redis) -
     for batch, version in ((first, 7), (second, 8)):
         batch.people["u1"] = Dossier(CommitMachine.person("u1", version))
         batch.touched.add("u1")
-    second.before["u1"] = first.people["u1"]
+    second.people["u1"].stored = take_image(CommitMachine.person("u1", 7))
     to = msgspec.structs.replace(fence, next=1)
     await commit_batch(redis, TAG, first, fence, to, TTL)
     await redis.delete(name_key("profile", TAG, "u1"))
@@ -511,7 +511,7 @@ async def test_a_profile_that_redis_swept_is_not_written_in_part(redis: Redis) -
 
     # Then: there is the whole person, or none, but no torn one
     loaded = Batch(3, "events", [], Clock())
-    loaded.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, NOON, 0))
+    loaded.items.append(Item(Record(2, NOON, b""), event("u1").build(), None, None, None, "u1", NOON, 0))
     await People(redis, TAG, 100, closings_per_event=1).load(loaded, 0)
     assert loaded.people["u1"].person in (None, second.people["u1"].person)
 
@@ -524,7 +524,7 @@ async def test_windows_due_in_a_quiet_partition_are_found(redis: Redis) -> None:
     await commit_batch(redis, TAG, opened, fence, msgspec.structs.replace(fence, next=1), TTL)
 
     quiet = Batch(3, "events", [], Clock())
-    quiet.items = [Item(IdleRecord(0, NOON), None, None, None, None, NOON, NOON)]
+    quiet.items = [Item(IdleRecord(0, NOON), None, None, None, None, "", NOON, NOON)]
     await People(redis, TAG, 100, closings_per_event=1).load(quiet, NOON)
 
     assert quiet.due == [window]

@@ -30,7 +30,7 @@ from stream.stages.batch import NOWHERE, Batch, Clock, Dossier, Entry
 from stream.stages.batch import Record as AnyRecord
 from stream.stages.pipeline import Stages
 from stream.stages.sentiment import TextScorer
-from stream.state.profiles import decode_person, encode_person
+from stream.state.profiles import decode_person, encode_image, take_image
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Reference:
 
     def profiles(self) -> dict[str, list[bytes | str]]:
         """The people with a profile, as they are written."""
-        return {user: encode_person(of.person) for user, of in self.people.items() if of.person is not None}
+        return {user: encode_image(take_image(of.person)) for user, of in self.people.items() if of.person is not None}
 
     def windows(self) -> dict[str, Window]:
         """All open windows by id."""
@@ -123,7 +123,7 @@ class Reference:
 
     def _take_out(self, batch: Batch, user: str) -> Dossier:
         if user not in batch.people:
-            batch.people[user] = self.people.get(user, Dossier()).copy()
+            batch.people[user] = self.people.get(user, Dossier())
         return batch.people[user]
 
     def _accept(self, batch: Batch) -> None:
@@ -144,7 +144,7 @@ class Reference:
 
 def _as_stored(dossier: Dossier) -> list[bytes]:
     assert dossier.person is not None
-    return [part.encode() if isinstance(part, str) else part for part in encode_person(dossier.person)]
+    return [part.encode() if isinstance(part, str) else part for part in encode_image(take_image(dossier.person))]
 
 
 def _split(records: Sequence[AnyRecord], size: int | Iterable[int]) -> Iterator[Sequence[AnyRecord]]:

@@ -7,7 +7,7 @@ from aiokafka.partitioner import DefaultPartitioner, murmur2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.partition import Partitioner, find_partition, hash_key, hash_murmur2
+from stream.partition import Partitioner, find_partition, find_partitions, hash_key, hash_murmur2
 
 # From librdkafka's rdmurmur2.c and Kafka's UtilsTest.java (there signed).
 JAVA = {
@@ -73,3 +73,10 @@ def test_people_spread_over_all_partitions() -> None:
     for partitioner in ("murmur2", "crc32"):
         places = [find_partition(f"user-{number}", 8, partitioner) for number in range(8_000)]
         assert all(800 < places.count(partition) < 1_200 for partition in range(8))
+
+
+@given(st.lists(user_ids, max_size=40), st.integers(1, 10_000), partitioners)
+@example(["", "a", "ab", "abc", "abcd", "abcde"], 7, "murmur2")
+def test_many_are_found_where_each_is(users: list[str], partitions: int, partitioner: Partitioner) -> None:
+    one_by_one = [find_partition(user, partitions, partitioner) for user in users]
+    assert find_partitions(users, partitions, partitioner) == one_by_one

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from schemas.event import MAX_ID, Event
 from schemas.privacy import PrivacyRequest
@@ -43,7 +44,7 @@ def test_a_native_event_comes_through_field_by_field() -> None:
         properties={"a": [1, None]},
         traits={"b": "c"},
     )
-    assert decode_record(draft.as_json()) == draft.build()
+    assert asdict(decode_record(draft.as_json())) == asdict(draft.build())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,9 @@ def test_a_native_event_comes_through_field_by_field() -> None:
     ],
 )
 def test_iso_text_and_milliseconds_say_the_same_moment(text: str) -> None:
-    assert decode_record(event().known_as("e").at(text).as_json()) == event().known_as("e").at(NOON).build()
+    assert asdict(decode_record(event().known_as("e").at(text).as_json())) == asdict(
+        event().known_as("e").at(NOON).build()
+    )
 
 
 def test_a_fraction_finer_than_a_millisecond_is_cut_off() -> None:
@@ -114,7 +117,7 @@ def test_every_kind_of_bad_record_has_its_reason(value: bytes | None, reason: Re
 
 def test_eight_levels_are_deep_enough() -> None:
     draft = event(properties=nest(8), traits={"a": [[[[[[[1]]]]]]]})
-    assert decode_record(draft.as_json()) == draft.build()
+    assert asdict(decode_record(draft.as_json())) == asdict(draft.build())
 
 
 @pytest.mark.parametrize("opening", ['{"a":', "[", '[{"a":'])
@@ -127,7 +130,7 @@ def test_a_hostile_depth_is_refused_not_suffered(opening: str) -> None:
 
 def test_the_limit_in_bytes_holds_exactly() -> None:
     value = event().as_json()
-    assert decode_record(value, max_bytes=len(value)) == event().build()
+    assert asdict(decode_record(value, max_bytes=len(value))) == asdict(event().build())
     assert refuse(value, max_bytes=len(value) - 1).reason == "over_long"
 
 
@@ -207,7 +210,7 @@ def test_the_header_tells_a_privacy_request() -> None:
     assert decode_record(msgspec.json.encode(expected), PRIVACY) == expected
     assert refuse(value).reason == "missing_field"
     assert refuse(event().as_json(), PRIVACY).field == "request_id"
-    assert decode_record(event().as_json(), (("nudge-kind", b"event"),)) == event().build()
+    assert asdict(decode_record(event().as_json(), (("nudge-kind", b"event"),))) == asdict(event().build())
     assert refuse(value, (("nudge-kind", b"other"),)).reason == "unsupported"
 
 
@@ -229,4 +232,4 @@ def test_unknown_fields_are_counted_and_kept_in_none() -> None:
     assert count_unknown(odd.at("2024-05-01T12:00:00Z").as_json()) == 2
     assert count_unknown(event().as_json()) == 0
     assert count_unknown(b'{"type": "track", "messageId": "m"}') == count_unknown(b"{") == 0
-    assert decode_record(odd.as_json()) == event().known_as("e").build()
+    assert asdict(decode_record(odd.as_json())) == asdict(event().known_as("e").build())
