@@ -57,15 +57,19 @@ async def commit_batch(redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fe
 def _add_entries(tag: Tag, batch: Batch, out: list[Command]) -> None:
     """Entries first: a position that is not above the last one is the one thing here that Redis may refuse."""
     outbox = name_key("outbox", tag)
-    for position, target, key, value, headers, at in batch.entries:
-        packed = _encode(headers) if headers else b""
-        out.append(
-            ("XADD", outbox, str(position), "target", target, "key", key, "value", value, "headers", packed, "at", at)
-        )
+    for entry in batch.entries:
+        packed = _encode(entry.headers) if entry.headers else b""
+        out.append((
+            "XADD", outbox, str(entry.position),
+            "target", entry.target, "key", entry.key, "value", entry.value, "headers", packed, "at", entry.at,
+        ))  # fmt: skip
 
 
 def _add_profiles(tag: Tag, batch: Batch, out: list[Command], ttl: int) -> list[str]:
-    """Whole profiles, or what changed of those that Redis holds; returns the keys of these."""
+    """Whole profiles, or what changed of those that Redis holds; returns the keys of these.
+
+    A person in whom there is no event any more, after a withdrawal, goes.
+    """
     prefix = name_key("profile", tag, "")
     slot = max(ttl // REFRESHES, 1)
     changed = []
@@ -73,9 +77,12 @@ def _add_profiles(tag: Tag, batch: Batch, out: list[Command], ttl: int) -> list[
         dossier = batch.people[user]
         if dossier.person is None:
             continue
-        key = prefix + user
+        key, before = prefix + user, dossier.stored
+        if dossier.person.version == 0:
+            batch.images[user] = None
+            out.append(("DEL", key))
+            continue
         image = batch.images[user] = take_image(dossier.person)
-        before = dossier.stored
         fields = None if before is None else encode_changes(image, before)
         if fields is None or before is None:
             out += (("DEL", key), ("HSET", key, *encode_image(image)), ("PEXPIRE", key, 2 * ttl))

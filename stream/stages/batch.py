@@ -51,7 +51,7 @@ NOWHERE: Final = Position(-1, 0)
 Target = Literal["recommendations", "examples", "dead_letters"]
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One record on its way out. `at` is the Kafka timestamp (ms) of the record that led to it."""
 
     position: Position
@@ -70,7 +70,7 @@ class Clock:
     watermark: int = 0
 
 
-class Image(NamedTuple):
+class Image(msgspec.Struct, frozen=True, gc=False):
     """A profile as it is stored: values of the readable fields in their order (more may follow), and the state."""
 
     values: tuple[Any, ...]
@@ -101,7 +101,7 @@ class IdleRecord:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs of a person as of one event: later events of the batch must not show."""
 
     last_items: tuple[str, ...]
@@ -133,6 +133,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     role: Role = "other"
     late: bool = False
     admitted: bool = False
+    withdrawn: bool = False
+    """From here on nothing may be kept about the person."""
     person: Person | None = None
     """The event's person; None unless admitted, and before the features stage."""
     may_trigger: bool = False
@@ -158,8 +160,8 @@ class Batch:
     items: list[Item] = field(default_factory=list)
     rejected: list[tuple[Record, Rejected]] = field(default_factory=list)
     people: dict[str, Dossier] = field(default_factory=dict)
-    images: dict[str, Image] = field(default_factory=dict)
-    """Profiles as the commit wrote them."""
+    images: dict[str, Image | None] = field(default_factory=dict)
+    """Profiles as the commit wrote them; None for one that it deleted."""
     rows: bytearray = field(default_factory=bytearray)
     """The rows of all items, each of so many doubles: they are scored together."""
     due: list[Window] = field(default_factory=list)

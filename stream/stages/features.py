@@ -58,6 +58,8 @@ class Features:
         for item in batch.items:
             if heap and heap[0][0] < item.watermark:
                 self._close(batch, item, heap)
+            if item.withdrawn:
+                _forget(batch, item.user_id)
             if item.admitted and item.event is not None:
                 self._take(batch, item, item.event, heap)
 
@@ -171,6 +173,18 @@ def _arm(batch: Batch, dossier: Dossier, event: Event, rule: AbandonedRule, heap
         channel=event.channel,
     )
     _keep(batch, dossier, window, heap)
+
+
+def _forget(batch: Batch, user: str) -> None:
+    """Drop what is kept about a person: open windows give no label and fire nothing."""
+    dossier = batch.people[user]
+    for window in dossier.windows.values():
+        _drop(batch, window)
+    dossier.windows.clear()
+    if dossier.person is not None:
+        # What the gate has seen since is of a later consent.
+        dossier.person = Person(seen=dossier.person.seen)
+        batch.touched.add(user)
 
 
 def _fulfil(batch: Batch, window: Window) -> Window:

@@ -1,7 +1,7 @@
 """Gate: which items may go on. Privacy requests and consent objects take effect here, at their place in the log.
 
 Without consent for the profile's purpose (mode `required`) an event is counted and forgotten; an event seen before is
-counted and goes no further.
+counted and goes no further. Who withdraws that consent is forgotten: profile, open windows, ids seen.
 """
 
 from __future__ import annotations
@@ -51,11 +51,17 @@ class Gate:
 
     @contextmanager
     def _noting(self, batch: Batch, user: str, item: Item) -> Iterator[None]:
-        """Keep what was allowed before the change, and from this item on."""
+        """Keep what was allowed before the change, and from this item on; see whether the profile has to go."""
         dossier = batch.people[user]
         history = batch.consented.setdefault(user, [(-1, self._permits(dossier))])
+        kept = self._allows(dossier, self.profile)
         yield
         history.append((item.record.offset, self._permits(dossier)))
+        if kept and not self._allows(dossier, self.profile):
+            item.withdrawn = True
+            if dossier.person is not None:
+                # The gate reads ahead of the features stage, which forgets the rest when it comes here.
+                dossier.person.seen = b""
 
     def _permits(self, dossier: Dossier) -> bool:
         return self._allows(dossier, self.profile) and self._allows(dossier, self.trigger)

@@ -57,7 +57,7 @@ numbers = st.integers(0, 3)
 contents = st.fixed_dictionaries(
     {
         "size": st.integers(0, 4),
-        "profiles": st.dictionaries(st.sampled_from(USERS), st.integers(0, 2**53), max_size=3),
+        "profiles": st.dictionaries(st.sampled_from(USERS), st.just(0) | st.integers(0, 2**53), max_size=3),
         "keep": st.dictionaries(st.tuples(st.sampled_from(USERS), numbers), st.integers(0, 60), max_size=4),
         "close": st.sets(st.tuples(st.sampled_from(USERS), numbers), max_size=4),
         "entries": st.lists(st.tuples(st.integers(0, 3), st.sampled_from(TARGETS), st.binary(max_size=9)), max_size=4),
@@ -100,6 +100,11 @@ class Model:
         for user in batch.touched:
             person = batch.people[user].person
             assert person is not None
+            if person.version == 0:
+                # Nothing is left of who withdrew.
+                self.people.pop(user, None)
+                self.profiles.pop(user, None)
+                continue
             self.people[user] = person
             flat = [text(part) for part in encode_image(take_image(person))]
             self.profiles[user] = dict(zip(flat[::2], flat[1::2], strict=True))

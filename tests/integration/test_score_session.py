@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from redis.asyncio import Redis
 
 from models.lifecycle.registry import Champions
 from models.outcomes.features import SCHEMA
+from schemas.privacy import KIND_HEADER
 from stream.agents.score import ScoreSession, Scoring
 from stream.delivery.errors import Refused
 from stream.delivery.fence import acquire_fence
@@ -145,3 +147,27 @@ async def test_a_redis_that_may_evict_stops_the_start(own_redis: Any) -> None:
         await other.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(BadSettings, match="allkeys-lru"):
             await check_eviction(other)
+
+
+async def test_a_withdrawn_profile_is_gone_from_redis_and_may_begin_anew(client: Redis) -> None:
+    # Given: a person of whom Redis holds a profile and windows
+    session = await open_session(client)
+    cart = event("ann").of_type("add_to_cart")
+    await session.handle([Record(0, NOON, cart.at(NOON).as_json())])
+    assert await client.exists(*[name_key(kind, TAG, "ann") for kind in ("profile", "pending")]) == 2
+
+    # When: consent is withdrawn
+    request = {"request_id": "r", "user_id": "ann", "ts": NOON, "consent": {"personalisation": False}}
+    value, headers = msgspec.json.encode(request), [(KIND_HEADER, b"privacy")]
+    await session.handle([Record(1, NOON, value, None, headers)])
+
+    # Then: all that is left is what the person decided
+    left = {key async for key in client.scan_iter(match="*ann*")}
+    assert left == {name_key("consent", TAG, "ann").encode()}
+    assert await client.zcard(name_key("due", TAG)) == 0
+
+    # And: a later consent begins a new profile, from the cache as from Redis
+    request = request | {"consent": {"personalisation": True}}
+    await session.handle([Record(2, NOON, msgspec.json.encode(request), None, headers)])
+    await session.handle([Record(3, NOON, cart.at(NOON + 1).as_json())])
+    assert await client.hget(name_key("profile", TAG, "ann"), "version") == b"1"  # type: ignore[misc]

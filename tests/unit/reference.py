@@ -133,6 +133,9 @@ class Reference:
         self.entries += batch.entries
         self.counts.update(batch.counts)
         self.people.update(batch.people)
+        for user in batch.touched:
+            if (person := batch.people[user].person) is not None and person.version == 0:
+                batch.people[user].person = None
         self.latest = batch
         left = [window for window in batch.due if window.id not in batch.closed]
         for window in (*batch.kept.values(), *left):

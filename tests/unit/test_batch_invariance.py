@@ -228,6 +228,20 @@ def step(what: str = "page_view", pause: int = 0, **fields: Any) -> dict[str, An
     "required",
     "log",
 )
+# Forgotten, and come back with an event that was seen before.
+@example(
+    [
+        step("grant"),
+        step("add_to_cart", known_as="e1"),
+        step("withdraw"),
+        step("grant"),
+        step("add_to_cart", known_as="e1"),
+        step(pause=30 * MINUTE),
+    ],
+    [2, 6],
+    "required",
+    "log",
+)
 # A window opened twice by one event, when the ring has forgotten it, after another was closed.
 @example(
     [

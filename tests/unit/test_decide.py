@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -39,8 +40,8 @@ def triggers(found: Reference) -> list[RecommendationTrigger]:
     return [msgspec.json.decode(value, type=RecommendationTrigger) for value in values]
 
 
-def consent(allowed: bool, offset: int, minutes: float, user: str = "u1") -> Record:
-    request = {"request_id": "r", "user_id": user, "ts": NOON, "consent": dict.fromkeys(PURPOSES, allowed)}
+def consent(allowed: bool, offset: int, minutes: float, purposes: Sequence[str] = PURPOSES) -> Record:
+    request = {"request_id": "r", "user_id": "u1", "ts": NOON, "consent": dict.fromkeys(purposes, allowed)}
     stamp = NOON + round(minutes * MINUTE)
     return Record(offset, stamp, msgspec.json.encode(request), None, [(KIND_HEADER, b"privacy")])
 
@@ -204,7 +205,7 @@ def test_consent_withdrawn_before_a_window_closes_holds_its_trigger_back(
     size: int, when: float, wanted: list[int]
 ) -> None:
     first, *later = write(at(0, "add_to_cart"), at(40, user="u2"))
-    records = [consent(True, 0, 0), first, *later, consent(False, 9, when)]
+    records = [consent(True, 0, 0), first, *later, consent(False, 9, when, ["marketing"])]
     records.sort(key=lambda record: record.timestamp)
     for offset, record in enumerate(records):
         record.offset = offset

@@ -69,8 +69,44 @@ def test_consent_holds_from_its_place_in_the_batch(size: int) -> None:
     found = pass_through(*steps, view(5), size=size)
     person = found.people["u1"].person
     assert person is not None
-    assert person.version == 3
-    assert (found.counts["denied"], found.counts["consents"]) == (2, 3)
+    assert person.version == 1
+    assert (found.counts["scored"], found.counts["denied"], found.counts["consents"]) == (3, 2, 3)
+
+
+def cart(number: int = 0) -> Any:
+    return event("u1").known_as(f"c{number}").of_type("add_to_cart").as_json(), []
+
+
+@sizes
+@pytest.mark.parametrize("action", ["consent", "erase"])
+def test_who_withdraws_is_forgotten(size: int, action: str) -> None:
+    # Given: a person with a profile and open windows, who withdraws, and a day that passes
+    later = event("u2").at(NOON + 24 * 60 * MINUTE)
+    steps = log(request(ALL), cart(), request(NONE, action=action), request(ALL, user="u2"))
+    steps.append(Record(len(steps), NOON + 24 * 60 * MINUTE, later.as_json(), None, []))
+
+    # When, then: no profile and no window is left, no label was made of them, and nothing was sent for them
+    found = Reference(Settings()).run(steps, size)
+    assert set(found.profiles()) == {"u2"}
+    assert found.windows() == {}
+    assert [entry.target for entry in found.entries if b"u1" in entry.key + entry.value] == []
+    assert found.counts["triggers"] == 0
+    assert [name for name in found.counts if name.startswith("examples:matured")] == []
+
+
+@sizes
+def test_who_withdraws_and_comes_back_begins_anew(size: int) -> None:
+    found = pass_through(request(ALL), cart(1), cart(2), request(NONE), request(ALL), cart(1), size=size)
+    person = found.people["u1"].person
+    assert person is not None
+    assert (person.version, found.counts["duplicates"]) == (1, 0)
+    assert {window.event_id for window in found.windows().values()} == {"c1"}
+
+
+def test_to_withdraw_another_purpose_forgets_nothing() -> None:
+    found = pass_through(request(ALL), cart(), request({"marketing": False, "analytics": False}))
+    assert set(found.profiles()) == {"u1"}
+    assert found.windows()
 
 
 def test_each_purpose_is_asked_for_what_it_is_for() -> None:
