@@ -162,7 +162,10 @@ def _build_messages() -> dict[str, Any]:
             headers=_headers(
                 {
                     KIND_HEADER: {"const": "privacy"},
-                    LEDGER_HEADER: {"type": "string", "description": "<partition>/<offset> in the ledger"},
+                    LEDGER_HEADER: {
+                        "type": "string",
+                        "description": "<partition>/<offset> or <partition>/<generation>/<offset> in the ledger",
+                    },
                 }
             ),
         ),

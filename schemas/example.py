@@ -19,8 +19,9 @@ Stage = Literal["exposed", "fulfilled", "matured"]
 class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="example"):
     """One labelled (or not yet labelled) row for the outcome named `outcome`.
 
-    `example_id` names the window; `partition`, `offset` and `index` are the position of the outbox entry, by which a
-    second copy is recognised: it is never above the last one learned. `features` has the layout
+    `example_id` names the window; `partition`, `generation`, `offset` and `index` are the position of the outbox entry,
+    by which a second copy is recognised: within its partition it is never above the last one learned. The generation
+    counts how often that partition's log was made anew; in each, offsets begin again. `features` has the layout
     `models.outcomes.features.FEATURES`. `prediction` and `model_version` were stored at exposure; both are absent
     when no model was there. `label` is 1 or 0, and 0 for an `exposed` row says only "not yet".
     """
@@ -30,6 +31,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     stage: Stage
     label: int
     partition: int
+    generation: int = 0
     offset: int
     index: int
     exposed_at: int
@@ -49,6 +51,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     role: Role
     ts: int
     partition: int
+    generation: int = 0
     offset: int
     index: int
     before: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ events topic, where their place decides from when they hold.
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+import re
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -16,10 +17,38 @@ Purpose = Literal["personalisation", "marketing", "analytics"]
 PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 
 LEDGER_HEADER: Final = "nudge-ledger"
-"""Header of a request that was passed on: `<ledger partition>/<ledger offset>`, so that a second copy is recognised."""
+"""Header of a request that was passed on: `<ledger partition>/<place>`, so that a second copy is recognised."""
 
 KIND_HEADER: Final = "nudge-kind"
 """Header that tells a privacy request (`privacy`) from an event in the events topic."""
+
+
+class Place(NamedTuple):
+    """Place of a request in one partition of the ledger. The later of two is the greater.
+
+    The generation counts how often the ledger's log was made anew; in each, offsets begin again. As text it is
+    `<generation>/<offset>`, and the offset alone in generation 0.
+
+    >>> str(Place(0, 41)), str(Place(1, 7)), Place.parse("41") < Place.parse("1/7")
+    ('41', '1/7', True)
+    """
+
+    generation: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.generation}/{self.offset}" if self.generation else str(self.offset)
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Place that `text` stands for; raises ValueError if it is none."""
+        match = _PLACE.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not `<offset>` or `<generation>/<offset>`")
+        return cls(int(match[1] or 0), int(match[2]))
+
+
+_PLACE: Final = re.compile(r"(?:([0-9]{1,9})/)?([0-9]{1,18})")
 
 
 class PrivacyRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

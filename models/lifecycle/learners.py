@@ -1,7 +1,8 @@
 """All learners that live on one partition of the examples topic: records in, snapshots out.
 
 Each record is learned once: records carry the position of the outbox entry that they came from, and one that is not
-above the last learned from its events partition is a second copy. An outcome's learner begins with its first record.
+above the last learned from its events partition is a second copy; generation goes before offset. An outcome's learner
+begins with its first record.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class LearnerSet:
         """Learn outcomes from rows of `feature_names`, whose layout hashes to `schema`."""
         self.outcomes: dict[str, OutcomeLearner] = {}
         self.recommend: RecommendLearner | None = None
-        self.positions: dict[int, tuple[int, int]] = {}
+        self.positions: dict[int, tuple[int, ...]] = {}
         self.learned = self.repeated = self.refused = 0
         self._names = tuple(feature_names)
         self._schema = schema
@@ -42,7 +43,7 @@ class LearnerSet:
         An example that does not fit its learner (of another feature layout, say) is counted as refused and passed:
         it is False too, and its position is taken as done.
         """
-        position = (record.offset, record.index)
+        position = (record.generation, record.offset, record.index)
         last = self.positions.get(record.partition)
         if last is not None and position <= last:
             self.repeated += 1
@@ -82,7 +83,8 @@ class LearnerSet:
             held = snapshot
             restored._resume(snapshot)
         if held is not None:
-            restored.positions = dict(held.positions)
+            # Of two numbers there were only in the first generation of a log.
+            restored.positions = {of: (0, *place)[-3:] for of, place in held.positions.items()}
         return restored
 
     def _route(self, record: Example | Interaction) -> None:

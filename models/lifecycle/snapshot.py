@@ -7,7 +7,7 @@ is decoded before the MAC was found to be right, and nothing is ever unpickled.
 from __future__ import annotations
 
 import hmac
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -28,10 +28,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A model at one moment.
 
     `model` is the outcome's name, or `recommend`; `version` the examples offset up to which it has learned, that one
-    included; `schema` the hash of the feature layout ("" where there are no features); `created_at` event time in
-    epoch milliseconds. `positions` gives, for each partition of the events topic, the (offset, index) of the last
-    example learned. `scoring` is what score workers load, empty while the model is cold; `learning` is what the learner
-    resumes from.
+    included (of an examples log made anew, a number above all before); `schema` the hash of the feature layout (""
+    where there are no features); `created_at` event time in epoch milliseconds. `positions` gives, for each partition
+    of the events topic, the (generation, offset, index) of the last example learned, in snapshots of before there were
+    generations (offset, index). `scoring` is what score workers load, empty while the model is cold; `learning` is
+    what the learner resumes from.
     """
 
     model: str
@@ -39,7 +40,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     schema: str
     created_at: int
-    positions: dict[int, tuple[int, int]]
+    positions: dict[int, Annotated[tuple[int, ...], msgspec.Meta(min_length=2, max_length=3)]]
     metrics: dict[str, float]
     scoring: bytes
     learning: bytes

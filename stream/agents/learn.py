@@ -19,7 +19,7 @@ from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import seal
 from models.outcomes.features import NAMES, SCHEMA
 from schemas.example import Example, Interaction
-from stream.delivery.fence import Fence, advance_fence, hash_record
+from stream.delivery.fence import Fence, advance_fence, hash_record, rank
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import Record
@@ -62,7 +62,7 @@ class LearnSession:
         learning = self.learning
         snapshots = []
         for name, version in (await list_versions(learning.redis, self.tag)).items():
-            if version != self.fence.next - 1:
+            if version != rank(self.fence.generation, self.fence.next - 1):
                 continue
             found = await read_snapshot(learning.redis, self.tag, name, version, learning.key)
             if found is not None:
@@ -104,7 +104,7 @@ class LearnSession:
 
     async def _publish(self, last: Record) -> None:
         learning = self.learning
-        sealed = await asyncio.to_thread(self._seal, last.offset)
+        sealed = await asyncio.to_thread(self._seal, rank(self.fence.generation, last.offset))
         now = int(time.time() * 1000)
         commands = await describe_publication(learning.redis, self.tag, sealed, now, learning.settings.models.keep)
         to = msgspec.structs.replace(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from schemas.privacy import KIND_HEADER, LEDGER_HEADER
+from schemas.privacy import KIND_HEADER, LEDGER_HEADER, Place
 from schemas.reasons import Rejected
 from schemas.wire import decode_request
 from stream.delivery.errors import DeliveryError
@@ -69,6 +69,6 @@ class PrivacySession:
         except Rejected as rejection:
             headers = write_headers(rejection, topics.privacy, self.partition, record)
             return Outgoing(topics.dead_letters, record.key or b"", record.value or b"", headers, now)
-        place = f"{self.partition}/{record.offset}".encode()
-        headers = ((KIND_HEADER, b"privacy"), (LEDGER_HEADER, place))
+        place = Place(self.fence.generation, record.offset)
+        headers = ((KIND_HEADER, b"privacy"), (LEDGER_HEADER, f"{self.partition}/{place}".encode()))
         return Outgoing(topics.events, request.user_id.encode(), _json.encode(request), headers, now)

@@ -142,6 +142,7 @@ class ScoreSession:
             records,
             self.fence.clocks(),
             emitted=self.fence.emitted,
+            generation=self.fence.generation,
         )
 
     async def _apply(self, records: Sequence[Record], crash: Rejected | None = None) -> None:

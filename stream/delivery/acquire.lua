@@ -1,8 +1,9 @@
 -- Takes a partition over: a fresh owner, the epoch one higher; whoever held it before can write nothing from now on.
--- KEYS[1] fence. ARGV: owner, offset to begin at where there is no fence.
+-- KEYS[1] fence, KEYS[2] the log's generation. ARGV: owner, offset to begin at where there is no fence.
 -- Returns the fence.
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'next', ARGV[2], 'clock', '0', 'watermark', '0', 'last_hash', '', 'emitted', '-1-0')
+  redis.call('HSET', KEYS[1], 'next', ARGV[2], 'clock', '0', 'watermark', '0', 'last_hash', '', 'emitted', '-1-0',
+    'generation', redis.call('GET', KEYS[2]) or '0')
 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)

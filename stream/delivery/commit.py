@@ -113,9 +113,9 @@ def _add_consents(tag: Tag, batch: Batch, out: list[Command]) -> None:
     prefix = name_key("consent", tag, "")
     for user in batch.consented:
         dossier = batch.people[user]
-        fields: dict[str, int] = {purpose: int(allowed) for purpose, allowed in dossier.consent.items()}
+        fields: dict[str, int | str] = {purpose: int(allowed) for purpose, allowed in dossier.consent.items()}
         fields |= {f"~{purpose}": ts for purpose, ts in dossier.decided.items()}
-        fields |= {f"@{partition}": offset for partition, offset in dossier.ledger.items()}
+        fields |= {f"@{partition}": str(place) for partition, place in dossier.ledger.items()}
         flat: list[str | int] = []
         for field in fields.items():
             flat += field

@@ -25,11 +25,16 @@ _acquire: Final = Script("stream.delivery", "acquire.lua")
 _advance: Final = Script("stream.delivery", "advance.lua")
 
 
+GENERATION: Final = 10**12
+"""More than a partition has offsets, and few enough that a thousand generations fit into a float of 64 bits."""
+
+
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a partition as the fence keeps it. `next` is the first offset not applied, -1 for no fence.
 
     `clock` and `watermark` are epoch milliseconds; `last_hash` is of the record at `next - 1`; `emitted` is the
-    position of the last outbox entry.
+    position of the last outbox entry; `generation` counts how often another log was found under the fence, in which
+    offsets begin again.
     """
 
     owner: str
@@ -39,6 +44,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     watermark: int
     last_hash: str
     emitted: Position
+    generation: int = 0
 
     def clocks(self) -> Clock:
         """The clocks to begin the next batch with."""
@@ -59,6 +65,8 @@ def parse_fence(flat: Sequence[bytes]) -> Fence | None:
         watermark=int(fields["watermark"]),
         last_hash=fields["last_hash"],
         emitted=Position(int(offset), int(index)),
+        # Fences were written without one before logs were told apart.
+        generation=int(fields.get("generation", "0")),
     )
 
 
@@ -70,6 +78,15 @@ def hash_record(record: Record) -> str:
     return digest.hexdigest()
 
 
+def rank(generation: int, offset: int) -> int:
+    """One number for an offset of a log that may have been made anew: the later of two is the greater.
+
+    >>> rank(0, 41), rank(1, 7)
+    (41, 1000000000007)
+    """
+    return generation * GENERATION + offset
+
+
 async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
     """The fence as it stands."""
     fields: dict[bytes, bytes] = await call(redis, "HGETALL", name_key("fence", tag))
@@ -78,7 +95,9 @@ async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
 
 async def acquire_fence(redis: Redis, tag: Tag, start: int) -> Fence:
     """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet."""
-    fence = parse_fence(await _acquire(redis, [name_key("fence", tag)], [uuid.uuid4().hex, start]))
+    fence = parse_fence(
+        await _acquire(redis, [name_key("fence", tag), name_key("generation", tag)], [uuid.uuid4().hex, start])
+    )
     assert fence is not None
     return fence
 
@@ -94,10 +113,21 @@ async def advance_fence(redis: Redis, tag: Tag, held: Fence, to: Fence, commands
     settle(await _advance(redis, [name_key("fence", tag)], arguments), held)
 
 
-async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int) -> None:
-    """Begin another log at offset `start`: clock and watermark stay, the outbox and its positions go."""
+async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int, *, another: bool) -> None:
+    """Begin at offset `start`: clock and watermark stay, the outbox and its positions go.
+
+    `another` says that it is another log than before: its generation is one higher. That is written down beside the
+    fence too, for a fence that is lost must not begin a generation again whose offsets are known elsewhere.
+    """
+    generation = held.generation + another
     anew = msgspec.structs.replace(held, next=start, last_hash="", emitted=Position(-1, 0))
-    await advance_fence(redis, tag, held, anew, [("DEL", name_key("outbox", tag))])
+    commands: list[tuple[Argument, ...]] = [("DEL", name_key("outbox", tag))]
+    if another:
+        commands += [
+            ("HSET", name_key("fence", tag), "generation", generation),
+            ("SET", name_key("generation", tag), generation),
+        ]
+    await advance_fence(redis, tag, held, anew, commands)
 
 
 def settle(reply: object, held: Fence) -> None:

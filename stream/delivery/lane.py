@@ -127,7 +127,8 @@ class Lane:
         acquired = await acquire_fence(self.source.redis, self.tag, start)
         await self._check_membership(acquired.next)
         if acquired.last_hash and start > acquired.next:
-            acquired = await self._mismatch(acquired, start, f"the log begins at {start}, after what was applied")
+            why = f"the log begins at {start}, after what was applied"
+            acquired = await self._mismatch(acquired, start, why, another=False)
         return acquired
 
     async def _check_membership(self, offset: int) -> None:
@@ -161,11 +162,11 @@ class Lane:
             await self._mismatch(fence, start, f"the record at {fence.next - 1} is not the one that was applied")
         self._seek(position)
 
-    async def _mismatch(self, fence: Fence, start: int, what: str) -> Fence:
+    async def _mismatch(self, fence: Fence, start: int, what: str, *, another: bool = True) -> Fence:
         """By setting, stop here and say so, or begin anew at the log's start; never skip in silence."""
         if self.source.on_log_mismatch == "earliest":
             log.error("%s: %s; beginning anew at %d, as configured", self.tag, what, start)
-            await reset_fence(self.source.redis, self.tag, fence, start)
+            await reset_fence(self.source.redis, self.tag, fence, start, another=another)
             raise Refused(fence.owner, fence.next, fence.owner, start)
         raise LogMismatch(
             f"{what}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
@@ -180,18 +181,24 @@ class Lane:
             await session.wait_for_room()
             records = await self._read(self.source.max_records)
             if not records:
-                await self._check_fence(session)
+                await self._check_quiet(session)
                 await session.idle()
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
                 self.position = records[-1].offset + 1
 
-    async def _check_fence(self, session: Session) -> None:
-        """See, while nothing comes, that Redis is there and holds what it held: a quiet partition must notice too."""
+    async def _check_quiet(self, session: Session) -> None:
+        """See, while nothing comes, that Redis holds what it held, and the log too: a quiet partition must notice.
+
+        A topic made anew shows by its end; not every broker says that what is asked for lies behind it.
+        """
         if time.monotonic() - self.checked < CHECK_SECONDS:
             return
         self.checked = time.monotonic()
+        high = self.source.consumer.highwater(self.partition)
+        if high is not None and self.position is not None and high < self.position:
+            raise LogMismatch(f"the log ends at {high}, before {self.position}")
         held, now = session.fence, await read_fence(self.source.redis, self.tag)
         if now is None or (now.owner, now.next) != (held.owner, held.next):
             raise Refused(held.owner, held.next, now.owner if now else None, now.next if now else None)

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from stream.delivery.errors import Refused
-from stream.delivery.fence import Fence
+from stream.delivery.fence import Fence, rank
 from stream.delivery.producer import Outgoing, Producer
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -57,6 +57,7 @@ class Drain:
         self.producer = producer
         self.tag = tag
         self.owner = fence.owner
+        self.generation = fence.generation
         self.metrics = metrics
         self.vitals = vitals
         self.wall = wall
@@ -178,7 +179,8 @@ class Drain:
         packed = _pack(entry.headers)
         fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", packed, "at", entry.at)
         try:
-            await call(self.redis, "XADD", place, str(entry.position), *fields)
+            offset, number = entry.position
+            await call(self.redis, "XADD", place, f"{rank(self.generation, offset)}-{number}", *fields)
         except ResponseError:
             # Parked before: the position is taken.
             return

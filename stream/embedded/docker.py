@@ -29,6 +29,7 @@ def kafka_container() -> Iterator[str]:
     from testcontainers.community.kafka import KafkaContainer
 
     container = KafkaContainer(_KAFKA_IMAGE).with_kraft()
+    container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
     with container.with_env("KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS", "1000"):
         yield container.get_bootstrap_server()
 

@@ -21,7 +21,7 @@ from stream.embedded.server import HOST, Recipe, Server, free_port
 _FORMAT_TIMEOUT_S = 60.0
 
 # One node holds every internal topic. A killed broker is let in again when its old session has run out, so that is
-# kept short; and a group's first join waits for nobody.
+# kept short; a group's first join waits for nobody; and a topic is there only once somebody made it as it should be.
 _ONE_NODE = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -33,6 +33,7 @@ _ONE_NODE = {
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
     "transaction.state.log.num.partitions": "4",
+    "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "broker.session.timeout.ms": "2000",

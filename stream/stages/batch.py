@@ -20,7 +20,7 @@ from models.outcomes.windows import Window
 from models.person import Person
 from models.sentiment.transformer import Sentiment
 from schemas.event import Event, Role
-from schemas.privacy import PrivacyRequest
+from schemas.privacy import Place, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger
 
@@ -86,7 +86,8 @@ class Dossier(msgspec.Struct, gc=False):
     consent: dict[str, bool] = msgspec.field(default_factory=dict)
     decided: dict[str, int] = msgspec.field(default_factory=dict)
     """Purpose -> when the person last decided about it, epoch milliseconds as the decision itself says."""
-    ledger: dict[int, int] = msgspec.field(default_factory=dict)
+    ledger: dict[int, Place] = msgspec.field(default_factory=dict)
+    """Ledger partition -> place of the last request applied."""
     windows: dict[str, Window] = msgspec.field(default_factory=dict)
 
 
@@ -123,8 +124,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     record: Record
     event: Event | None
     request: PrivacyRequest | None
-    ledger: tuple[int, int] | None
-    """Ledger partition and offset of a request that was passed on."""
+    ledger: tuple[int, Place] | None
+    """Ledger partition and place there of a request that was passed on."""
     consent: dict[str, bool] | None
     user_id: str
     """Empty for windows that fall due without a record."""
@@ -180,5 +181,7 @@ class Batch:
     counts: Counter[str] = field(default_factory=Counter)
     emitted: Position = NOWHERE
     """Position of the last entry before this batch."""
+    generation: int = 0
+    """How often the partition's log was made anew."""
     triggers: list[RecommendationTrigger] = field(default_factory=list)
     """The triggers among the entries, for those who watch."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from schemas.event import Event, Role
-from schemas.privacy import LEDGER_HEADER, PrivacyRequest
+from schemas.privacy import LEDGER_HEADER, Place, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.wire import KnownEvent, check_future, count_unknown, decode_record
 from stream.partition import Partitioner, find_partitions
@@ -87,18 +88,23 @@ class Decoder:
         )
 
 
-def parse_ledger(headers: Sequence[tuple[str, bytes]]) -> tuple[int, int] | None:
-    """Ledger partition and offset that a request carries along; None for one that came another way.
+def parse_ledger(headers: Sequence[tuple[str, bytes]]) -> tuple[int, Place] | None:
+    """Ledger partition and place there that a request carries along; None for one that came another way.
 
     Raises `Rejected` for a header that is no such place.
 
-    >>> parse_ledger([("nudge-ledger", b"0/41")])
-    (0, 41)
+    >>> parse_ledger([("nudge-ledger", b"0/41")]), parse_ledger([("nudge-ledger", b"0/1/7")])
+    ((0, Place(generation=0, offset=41)), (0, Place(generation=1, offset=7)))
     """
-    place = next((value for name, value in headers if name == LEDGER_HEADER), None)
-    if place is None:
+    found = next((value for name, value in headers if name == LEDGER_HEADER), None)
+    if found is None:
         return None
-    match = re.fullmatch(rb"(\d{1,9})/(\d{1,18})", place)
-    if match is None:
-        raise Rejected("wrong_type", LEDGER_HEADER, "the header is not `<partition>/<offset>`; only nudge writes it")
-    return int(match[1]), int(match[2])
+    match = re.fullmatch(rb"([0-9]{1,9})/(.+)", found)
+    if match is not None:
+        with suppress(ValueError):
+            return int(match[1]), Place.parse(match[2].decode())
+    raise Rejected(
+        "wrong_type",
+        LEDGER_HEADER,
+        "the header is not `<partition>/<offset>` or `<partition>/<generation>/<offset>`; only nudge writes it",
+    )

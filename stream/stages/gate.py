@@ -13,7 +13,7 @@ from typing import Final
 
 from models.person import Person
 from schemas.event import Event
-from schemas.privacy import PURPOSES, PrivacyRequest
+from schemas.privacy import PURPOSES, Place, PrivacyRequest
 from stream.settings import Settings
 from stream.stages.batch import Batch, Dossier, Item
 
@@ -109,17 +109,19 @@ def remember(seen: bytes, event_id: str, minute: int) -> bytes | None:
     return (wanted + (minute % 65_536).to_bytes(2, "little") + seen)[: _ENTRY * SEEN_EVENTS]
 
 
-def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, int] | None) -> None:
+def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, Place] | None) -> None:
     """Change the consent kept in `dossier`, unless this request was applied before.
 
     A request passed on from the ledger carries its place there: one at or below the last applied of its ledger
-    partition is a second copy, and must not undo what came after it. An erasure withdraws every purpose.
+    partition is a second copy, and must not undo what came after it. A ledger made anew is of a higher generation, so
+    that its low offsets are no copies. An erasure withdraws every purpose.
     """
     if ledger is not None:
-        partition, offset = ledger
-        if dossier.ledger.get(partition, -1) >= offset:
+        partition, place = ledger
+        last = dossier.ledger.get(partition)
+        if last is not None and place <= last:
             return
-        dossier.ledger[partition] = offset
+        dossier.ledger[partition] = place
     changes = dict.fromkeys(PURPOSES, False) if request.action == "erase" else request.consent
     decide(dossier, {str(purpose): allowed for purpose, allowed in changes.items()}, request.ts)
 

@@ -6,16 +6,19 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | key | type | what |
 |---|---|---|
 | `nudge` | hash | `partitions`, `partitioner`: what the events topic was when state was first written |
-| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted` |
+| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation` |
+| `generation:{p7}` | string | the fence's `generation` if it is not 0, for a fence that gets lost |
 | `counts:{p7}` | hash | events by result; counted in the commit, so each once |
 | `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |
-| `parked:{p7}` | stream | outbox entries that the broker refused for good |
+| `parked:{p7}` | stream | outbox entries that the broker refused for good; in later generations the offset in the
+id is higher by 10^12 for each |
 | `due:{p7}` | sorted set | open windows by deadline (ms); member `<window id> <user>` |
 | `profile:{p7}:<user>` | hash | the profile: `schemas.profile` and private `_0`, `_1`, ... |
 | `pending:{p7}:<user>` | hash | open windows by id, packed |
 | `consent:{p7}:<user>` | hash | purpose -> `1` or `0`; `~<purpose>` -> when that was decided (ms);
-`@<ledger partition>` -> last ledger offset applied |
-| `snapshots:{examples0}` | hash | model -> newest version |
+`@<ledger partition>` -> last place in the ledger applied: `<offset>`, or `<generation>/<offset>` |
+| `snapshots:{examples0}` | hash | model -> newest version: the offset of the last example learned, 10^12 higher for
+each generation |
 | `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
 | `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |
 | `item:<item id>` | hash | catalogue: `title`, `category`, ... |

@@ -14,6 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.outcomes.windows import Window
+from schemas.privacy import Place
 from stream.stages.batch import Batch, Dossier
 from stream.state.keys import Tag, name_key
 from stream.state.profiles import decode_person, take_image
@@ -111,7 +112,7 @@ def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: S
         }
     for name, value in zip(consent[::2], consent[1::2], strict=True):
         if name.startswith(b"@"):
-            dossier.ledger[int(name[1:])] = int(value)
+            dossier.ledger[int(name[1:])] = Place.parse(value.decode())
         elif name.startswith(b"~"):
             dossier.decided[name[1:].decode()] = int(value)
         else:

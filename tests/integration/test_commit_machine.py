@@ -77,6 +77,7 @@ class Model:
     """What Redis must hold, key by key, in the shapes that Redis replies with."""
 
     fence: dict[str, Any] | None = None
+    generation: int = 0
     people: dict[str, Person] = field(default_factory=dict)
     profiles: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     windows: dict[tuple[str, str], Window] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class Model:
             name_key("counts", TAG): {text(name): text(number) for name, number in self.counts.items()},
             name_key("due", TAG): {text(f"{of.id} {user}"): of.deadline for (user, _), of in self.windows.items()},
             name_key("mark", TAG): self.marks,
+            name_key("generation", TAG): text(self.generation) if self.generation else b"",
         }
         found |= {name_key("profile", TAG, user): fields for user, fields in self.profiles.items()}
         found |= {name_key("consent", TAG, user): fields for user, fields in self.consents.items()}
@@ -191,11 +193,12 @@ class CommitMachine(RuleBasedStateMachine):
         model = self.model
         if model.fence is None:
             model.fence = {"next": start, "clock": 0, "watermark": 0, "last_hash": "", "emitted": "-1-0", "epoch": 0}
+            model.fence["generation"] = model.generation
         assert fence.owner not in self.tokens
         self.tokens.add(fence.owner)
         model.fence |= {"owner": fence.owner, "epoch": model.fence["epoch"] + 1}
         wanted = {name: getattr(fence, name) for name in ("owner", "epoch", "next", "clock", "watermark", "last_hash")}
-        assert wanted | {"emitted": str(fence.emitted)} == model.fence
+        assert wanted | {"emitted": str(fence.emitted), "generation": fence.generation} == model.fence
         self.owners[who].held = fence
 
     @rule(who=workers, content=contents, lost=st.booleans(), astray=st.sampled_from([0, 0, 0, 0, -1, 1]))
@@ -333,17 +336,21 @@ class CommitMachine(RuleBasedStateMachine):
         self.model.move(to)
         worker.held = to
 
-    @rule(who=workers, start=st.sampled_from([0, 5, 100]))
-    def reset(self, who: int, start: int) -> None:
-        """The topic was made anew."""
+    @rule(who=workers, start=st.sampled_from([0, 5, 100]), another=st.booleans())
+    def reset(self, who: int, start: int, another: bool) -> None:
+        """The topic was made anew, or cut off."""
         worker = self.owners[who]
         if worker.held is None:
             return
         anew = msgspec.structs.replace(worker.held, next=start, last_hash="", emitted=Position(-1, 0))
-        if self.refused(worker, reset_fence(self.redis, TAG, worker.held, start)):
+        if self.refused(worker, reset_fence(self.redis, TAG, worker.held, start, another=another)):
             return
         self.model.move(anew)
         self.model.outbox.clear()
+        if another:
+            assert self.model.fence is not None
+            self.model.generation = self.model.fence["generation"] = worker.held.generation + 1
+            anew = msgspec.structs.replace(anew, generation=self.model.generation)
         worker.held = anew
 
     def refused(self, worker: Worker, call: Any) -> bool:
@@ -370,6 +377,14 @@ class CommitMachine(RuleBasedStateMachine):
     @rule()
     def take_copy(self) -> None:
         self.copies.append((copy.deepcopy(self.model), self.dump()))
+
+    @rule()
+    def lose_fence(self) -> None:
+        """Of all that Redis holds, the fence alone; what the log makes again goes after it."""
+        self.admin.delete(name_key("fence", TAG))
+        self.runner.run(clear_partition(self.redis, TAG))
+        kept = self.model
+        self.model = Model(generation=kept.generation, consents=kept.consents, marks=kept.marks)
 
     @rule(which=st.integers(0, 3))
     def go_back(self, which: int) -> None:
@@ -446,7 +461,7 @@ class CommitMachine(RuleBasedStateMachine):
             assert TTL < self.admin.pttl(name) + 60_000 <= 2 * TTL + 60_000
         else:
             assert self.admin.pttl(name) == -1
-        return self.admin.hgetall(name)
+        return self.admin.get(name) if kind == b"generation" else self.admin.hgetall(name)
 
     def dump(self) -> dict[bytes, bytes]:
         """Every key's value to the byte."""

@@ -46,11 +46,11 @@ async def job(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path)
     job.end()
 
 
-async def make_topic_anew(job: Job) -> None:
+async def make_topic_anew(job: Job, topic: str = "") -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=job.settings.kafka.bootstrap)
     await admin.start()
     try:
-        await admin.delete_topics([job.settings.topics.events])
+        await admin.delete_topics([topic or job.settings.topics.events])
     finally:
         await admin.close()
     await asyncio.sleep(1.0)

@@ -141,6 +141,16 @@ async def test_an_entry_too_large_is_parked_once_however_often_the_rest_is_sent_
     assert b"not_json" in fields[b"headers"]  # type: ignore[index]
 
 
+async def test_an_entry_of_a_log_made_anew_is_parked_beside_those_of_the_old(client: Redis) -> None:
+    settings = Settings(outbox={"max_entry_bytes": 1_000})
+    for offset, generation in ((7, 0), (3, 1)):
+        fence = msgspec.structs.replace(await acquire_fence(client, TAG, 0), generation=generation)
+        drain = Drain(settings, client, Refuser(settings), TAG, fence, Metrics(), Vitals())
+        await drain._deliver([Entry(Position(offset, 1), "dead_letters", b"k", b"x" * 2_000, (), NOON)])
+    parked: Any = await client.xrange(name_key("parked", TAG))
+    assert [identity for identity, _ in parked] == [b"7-1", b"1000000000003-1"]
+
+
 async def test_a_redis_that_may_evict_stops_the_start(own_redis: Any) -> None:
     async with Redis.from_url(f"redis://127.0.0.1:{own_redis.port}") as other:
         await check_eviction(other)

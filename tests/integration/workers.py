@@ -236,7 +236,7 @@ class Job:
                 wanted[name_key("pending", tag, user)] = windows
             consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
             consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
-            consent |= {b"@%d" % partition: b"%d" % offset for partition, offset in dossier.ledger.items()}
+            consent |= {b"@%d" % partition: str(place).encode() for partition, place in dossier.ledger.items()}
             if consent:
                 wanted[name_key("consent", tag, user)] = consent
         wanted[name_key("counts", tag)] = {n.encode(): b"%d" % c for n, c in reference.counts.items() if c}

@@ -179,7 +179,7 @@ steps = st.fixed_dictionaries(
         "session_id": st.sampled_from([None, None, "s1", "s2"]),
         "campaign_id": st.sampled_from([None, "c1"]),
         "item_id": st.sampled_from([None, "i1", "i2", "i3"]),
-        "ledger": st.sampled_from([None, b"0/1", b"0/2", b"1/1"]),
+        "ledger": st.sampled_from([None, b"0/1", b"0/2", b"1/1", b"0/1/0"]),
     }
 )
 Steps = list[dict[str, Any]]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES
+from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES, Place
 from stream.settings import Settings
+from stream.stages.decode import parse_ledger
 from stream.stages.gate import remember
 from tests.unit.factories import NOON, event
 from tests.unit.reference import Record, Reference, open_to_all
@@ -136,7 +137,7 @@ def test_a_second_copy_of_a_request_does_not_undo_a_later_one(size: int) -> None
     found = pass_through(*steps, size=size)
     assert found.counts["denied"] == 1
     assert found.people["u1"].consent == NONE
-    assert found.people["u1"].ledger == {0: 4}
+    assert found.people["u1"].ledger == {0: Place(0, 4)}
 
 
 def test_a_second_copy_does_not_undo_what_another_way_brought() -> None:
@@ -147,14 +148,55 @@ def test_a_second_copy_does_not_undo_what_another_way_brought() -> None:
 def test_partitions_of_the_ledger_are_told_apart() -> None:
     found = pass_through(request(ALL, b"0/9"), request(NONE, b"1/0"), view())
     assert found.counts["denied"] == 1
-    assert found.people["u1"].ledger == {0: 9, 1: 0}
+    assert found.people["u1"].ledger == {0: Place(0, 9), 1: Place(0, 0)}
+
+
+@sizes
+def test_a_withdrawal_from_a_ledger_made_anew_is_no_copy(size: int) -> None:
+    found = pass_through(request(ALL, b"0/9"), request(NONE, b"0/1/0"), request(ALL, b"0/9"), view(), size=size)
+    assert found.people["u1"].consent == NONE
+    assert found.counts["denied"] == 1
+    assert found.people["u1"].ledger == {0: Place(1, 0)}
+
+
+places = st.builds(Place, st.integers(0, 3), st.integers(0, 20))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), places, st.booleans()), max_size=20))
+def test_a_request_takes_effect_only_above_all_that_its_ledger_partition_brought(
+    asked: list[tuple[int, Place, bool]],
+) -> None:
+    steps = [request({"marketing": allowed}, f"{partition}/{place}".encode()) for partition, place, allowed in asked]
+    found = pass_through(*steps)
+
+    last: dict[int, tuple[int, int]] = {}
+    consent = None
+    for partition, (generation, offset), allowed in asked:
+        if (generation, offset) > last.get(partition, (-1, -1)):
+            last[partition] = (generation, offset)
+            consent = allowed
+    if asked:
+        assert found.people["u1"].consent == {"marketing": consent}
+        assert found.people["u1"].ledger == last
+
+
+@given(places)
+def test_a_place_in_the_ledger_reads_back(place: Place) -> None:
+    assert Place.parse(str(place)) == place
+    assert parse_ledger([(LEDGER_HEADER, f"3/{place}".encode())]) == (3, place)
+
+
+def test_a_place_of_before_there_were_generations_is_of_the_first() -> None:
+    assert parse_ledger([(LEDGER_HEADER, b"2/41")]) == (2, Place(0, 41))
 
 
 def test_the_first_request_of_a_ledger_is_at_offset_zero() -> None:
     assert pass_through(request(ALL, b"0/0"), view()).counts["scored"] == 1
 
 
-@pytest.mark.parametrize("place", [b"", b"x", b"1", b"1/2/3", b"/", b"1/x", b"\xff/1"])
+@pytest.mark.parametrize(
+    "place", [b"", b"x", b"1", b"1/2/3/4", b"1//3", b"1/2/", b"1/-2", b"1/2\n", b"1/\xd9\xa3", b"/", b"1/x", b"\xff/1"]
+)
 def test_a_ledger_header_that_is_none_makes_no_stage_fail(place: bytes) -> None:
     found = pass_through(request(ALL, place), view(), options=open_to_all())
     assert found.counts["scored"] == 1

@@ -181,9 +181,45 @@ def test_a_second_copy_is_learned_once() -> None:
 
 def test_positions_are_kept_per_source_partition() -> None:
     learners = taught([example(10, partition=3), example(2, partition=4), example(10, partition=3, index=1)])
-    assert learners.positions == {3: (10, 1), 4: (2, 0)}
+    assert learners.positions == {3: (0, 10, 1), 4: (0, 2, 0)}
     assert not learners.learn(example(10, partition=3, index=1))
     assert learners.learn(example(11, partition=3))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, n) for n in (1, 2, 9, 1)]), max_size=30))
+def test_a_record_is_learned_only_above_all_of_its_partition(places: list[tuple[int, int, int, int]]) -> None:
+    learners, last = LearnerSet(NAMES, SCHEMA), dict[int, tuple[int, int, int]]()
+    for partition, *place in places:
+        position = (place[0], place[1], place[2])
+        record = example(position[1], partition=partition, index=position[2])
+        taken = learners.learn(replace(record, generation=position[0]))
+        assert taken == (position > last.get(partition, (-1, -1, -1)))
+        if taken:
+            last[partition] = position
+    assert learners.positions == last
+
+
+def test_the_examples_of_a_log_made_anew_are_no_copies() -> None:
+    learners = taught([example(40)])
+    anew = replace(example(0), generation=1)
+    assert learners.learn(anew)
+    assert not learners.learn(anew)
+    assert not learners.learn(example(41))
+    restored = LearnerSet.restore(learners.snapshots(7, 0), NAMES, SCHEMA)
+    assert restored.positions == {0: (1, 0, 0)}
+
+
+def test_a_snapshot_of_before_there_were_generations_is_resumed_as_of_the_first() -> None:
+    old = [replace(one, positions={0: (9, 1)}) for one in taught(mixed(0, 10)).snapshots(5, 0)]
+    restored = LearnerSet.restore([open_sealed(seal(one, KEY), KEY) for one in old], NAMES, SCHEMA)
+    assert not restored.learn(example(9, index=1))
+    assert restored.learn(example(10))
+
+
+def test_an_example_of_before_there_were_generations_is_of_the_first() -> None:
+    written = msgspec.json.encode(example(3))
+    assert b"generation" not in written
+    assert msgspec.json.decode(written, type=Example).generation == 0
 
 
 def test_restored_learners_go_on_as_the_undisturbed_ones() -> None:
