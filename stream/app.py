@@ -182,14 +182,14 @@ class Engine:
         def open_privacy(partition: int, fence: Fence) -> Session:
             return PrivacySession(self.settings, self.redis, self.producer, partition, fence)
 
-        async def clear(partition: int) -> None:
+        async def clear(partition: int, fence: Fence) -> None:
             # A Redis that lost the fence may have lost this too.
             await check_partitions(self.redis, self.partitions, self.settings.partitioner)
-            cleared = await clear_partition(self.redis, tag_events(partition))
+            cleared = await clear_partition(self.redis, tag_events(partition), fence)
             if cleared:
                 log.error("partition %d had no fence but %d keys, deleted: the log is read again", partition, cleared)
 
-        self._source("events", topics.events, self.scoring.open, prepare=clear)
+        self._source("events", topics.events, self.scoring.open, clear=clear)
         self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
         self._source("privacy", topics.privacy, open_privacy)
 

@@ -34,7 +34,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
 
     `clock` and `watermark` are epoch milliseconds; `last_hash` is of the record at `next - 1`; `emitted` is the
     position of the last outbox entry; `generation` counts how often another log was found under the fence, in which
-    offsets begin again.
+    offsets begin again. `clearing` says that what an older fence left behind is still being deleted.
     """
 
     owner: str
@@ -45,6 +45,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     last_hash: str
     emitted: Position
     generation: int = 0
+    clearing: bool = False
 
     def clocks(self) -> Clock:
         """The clocks to begin the next batch with."""
@@ -67,6 +68,7 @@ def parse_fence(flat: Sequence[bytes]) -> Fence | None:
         emitted=Position(int(offset), int(index)),
         # Fences were written without one before logs were told apart.
         generation=int(fields.get("generation", "0")),
+        clearing="clearing" in fields,
     )
 
 
@@ -93,11 +95,14 @@ async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
     return parse_fence([part for pair in fields.items() for part in pair])
 
 
-async def acquire_fence(redis: Redis, tag: Tag, start: int) -> Fence:
-    """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet."""
-    fence = parse_fence(
-        await _acquire(redis, [name_key("fence", tag), name_key("generation", tag)], [uuid.uuid4().hex, start])
-    )
+async def acquire_fence(redis: Redis, tag: Tag, start: int, *, clear: bool = False) -> Fence:
+    """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet.
+
+    With `clear`, a new fence is marked as `clearing`, for whoever holds it to clear the partition and call
+    `open_fence`; until then the mark passes from owner to owner.
+    """
+    keys = [name_key("fence", tag), name_key("generation", tag)]
+    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear)]))
     assert fence is not None
     return fence
 
@@ -111,6 +116,12 @@ async def advance_fence(redis: Redis, tag: Tag, held: Fence, to: Fence, commands
     for command in commands:
         arguments += [len(command), *command]
     settle(await _advance(redis, [name_key("fence", tag)], arguments), held)
+
+
+async def open_fence(redis: Redis, tag: Tag, held: Fence) -> Fence:
+    """Take the mark `clearing` away, and return the fence without it. Raises `Refused`."""
+    await advance_fence(redis, tag, held, held, [("HDEL", name_key("fence", tag), "clearing")])
+    return msgspec.structs.replace(held, clearing=False)
 
 
 async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int, *, another: bool) -> None:

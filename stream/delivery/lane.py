@@ -28,7 +28,7 @@ from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
 from stream.delivery.errors import LogMismatch, NotMember, Refused
-from stream.delivery.fence import Fence, acquire_fence, hash_record, read_fence, reset_fence
+from stream.delivery.fence import Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
 from stream.state.keys import tag_source
@@ -119,13 +119,16 @@ class Lane:
             await session.close()
 
     async def _acquire(self) -> Fence:
+        clear = self.source.clear
         fence = await read_fence(self.source.redis, self.tag)
-        if fence is None:
-            await self.source.prepare(self.partition.partition)
         start = (await self.source.consumer.beginning_offsets([self.partition]))[self.partition]
         await self._check_membership(fence.next if fence else start)
-        acquired = await acquire_fence(self.source.redis, self.tag, start)
+        acquired = await acquire_fence(self.source.redis, self.tag, start, clear=clear is not None)
         await self._check_membership(acquired.next)
+        if acquired.clearing and clear is not None:
+            # Only under the token, or a worker that stalls here could delete what the next owner has made.
+            await clear(self.partition.partition, acquired)
+            acquired = await open_fence(self.source.redis, self.tag, acquired)
         if acquired.last_hash and start > acquired.next:
             why = f"the log begins at {start}, after what was applied"
             acquired = await self._mismatch(acquired, start, why, another=False)

@@ -16,6 +16,7 @@ from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
 from stream.delivery.connection import describe_connection
+from stream.delivery.fence import Fence
 from stream.delivery.lane import Lane
 from stream.delivery.session import Offer, SessionFactory
 from stream.metrics import Metrics
@@ -28,10 +29,6 @@ DRAIN_SHARE = 0.4
 """Share of the rebalance time-out in which batches in flight may finish."""
 
 HINT_INTERVAL = 1.0
-
-
-async def prepare_nothing(partition: int) -> None:
-    """For sources whose state is the fence alone."""
 
 
 class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -49,8 +46,9 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         vitals: Vitals,
         *,
         isolation_level: str = "read_uncommitted",
-        prepare: Callable[[int], Awaitable[None]] = prepare_nothing,
+        clear: Callable[[int, Fence], Awaitable[None]] | None = None,
     ) -> None:
+        """`clear` deletes what a partition without a fence left behind; None where the fence is all there is."""
         self.name = name
         self.topic = topic
         self.settings = settings
@@ -60,7 +58,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.metrics = metrics
         self.vitals = vitals
         self.isolation_level = isolation_level
-        self.prepare = prepare
+        self.clear = clear
         self.heartbeat = settings.kafka.heartbeat / 1000
         self.max_records = settings.batch.max_records
         self.on_log_mismatch = settings.on_log_mismatch

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from stream.delivery.errors import PartitionsChanged
+from stream.delivery.errors import PartitionsChanged, Refused
+from stream.delivery.fence import Fence
 from stream.partition import Partitioner
 from stream.settings import BadSettings
 from stream.state.client import call
 from stream.state.keys import ROOT, Tag, name_key
+from stream.state.scripts import Script
+
+_clear: Final = Script("stream.state", "clear.lua")
 
 REBUILT = ("outbox", "due", "counts", "profile", "pending")
 """Kinds of keys that the log makes again. What people allowed or asked to be forgotten outlives a lost fence."""
@@ -52,16 +56,26 @@ async def read_partitions(redis: Redis) -> tuple[int, Partitioner] | None:
     return None if known is None else (int(known), spread.decode())
 
 
-async def clear_partition(redis: Redis, tag: Tag) -> int:
-    """Delete what a partition without a fence left behind, or all of it would count twice; return how many keys."""
-    count = 0
-    async for key in _keys_of(redis, tag):
-        # Ids of people and items are free text, and may hold what looks like a tag.
-        kind, _, rest = key.partition(b":")
-        if rest.split(b":", 1)[0] == tag.encode() and kind.decode() in REBUILT:
-            count += await redis.delete(key)
-    return count
+async def clear_partition(redis: Redis, tag: Tag, held: Fence, most: int = 1_000) -> int:
+    """Delete what a partition without a fence left behind, or all of it would count twice; return how many keys.
+
+    At most about `most` keys go at once, each time under the token of `held`, a fence that is marked as `clearing`.
+    Raises `Refused` as soon as that is not so any more.
+    """
+    count, cursor = 0, 0
+    while True:
+        cursor, found = await call(redis, "SCAN", cursor, "MATCH", name_key("*", tag) + "*", "COUNT", most)
+        chosen = [key for key in found if _is_rebuilt(key, tag)]
+        if chosen:
+            deleted = await _clear(redis, [name_key("fence", tag), *chosen], [held.owner])
+            if deleted < 0:
+                raise Refused(held.owner, held.next, None, None, "the partition is another's to clear")
+            count += deleted
+        if cursor == 0:
+            return count
 
 
-def _keys_of(redis: Redis, tag: Tag) -> AsyncIterator[bytes]:
-    return redis.scan_iter(match=name_key("*", tag) + "*", count=1_000)
+def _is_rebuilt(key: bytes, tag: Tag) -> bool:
+    """Whether the log makes this key again. Ids of people are free text, and may hold what looks like a tag."""
+    kind, _, rest = key.partition(b":")
+    return rest.split(b":", 1)[0] == tag.encode() and kind.decode() in REBUILT

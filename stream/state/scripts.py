@@ -22,7 +22,7 @@ class Script:
         self.source = files(package).joinpath(name).read_text()
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def __call__(self, redis: Redis, keys: Sequence[str | bytes], arguments: Sequence[Argument]) -> Any:
         """Run the script. Every restart of Redis forgets scripts, so a missing one is sent along."""
         try:
             return await call(redis, "EVALSHA", self.sha, len(keys), *keys, *arguments)

@@ -10,6 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from redis.asyncio import Redis
 
+from stream.delivery.fence import acquire_fence
 from stream.embedded import Servers
 from stream.state.keys import name_key, tag_events
 from tests.integration.workers import PARTITIONS, PINNED, Job, Worker
@@ -91,6 +92,19 @@ async def test_a_lost_fence_means_that_the_log_is_read_again_and_nothing_counts_
             await job.redis.delete(name_key("counts", tag_events(partition)))
     worker = job.start_worker()
     await worker.wait_ready()
+    await job.wait_until(RECORDS)
+    await job.wait_drained()
+    await job.compare(await job.refer(LINEUP))
+
+
+async def test_a_worker_that_died_while_it_cleared_is_followed_by_one_that_goes_on(job: Job) -> None:
+    for partition in range(PARTITIONS):
+        tag = tag_events(partition)
+        await job.redis.delete(name_key("fence", tag))
+        await acquire_fence(job.redis, tag, 0, clear=True)
+        profiles = [key async for key in job.redis.scan_iter(match=name_key("profile", tag) + ":*", count=1_000)]
+        await job.redis.delete(name_key("counts", tag), *profiles[::2])
+    job.start_worker()
     await job.wait_until(RECORDS)
     await job.wait_drained()
     await job.compare(await job.refer(LINEUP))
