@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
+from stream.delivery.continuity import judge
 from stream.delivery.errors import LogMismatch, NotMember, Refused
 from stream.delivery.fence import Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
@@ -107,21 +108,24 @@ class Lane:
 
     async def _work(self) -> None:
         with self._pause("assignment"):
-            fence = await self._acquire()
+            fence, start = await self._acquire()
             session = self.source.open_session(self.partition.partition, fence)
         try:
             with self._pause("assignment"):
-                self.position = await session.open()
-                await self._verify(fence, self.position)
+                position = await session.open()
+                await self._verify(fence, start)
+                self.position = max(position, start)
+                self._seek(self.position)
             await self._serve(session)
         finally:
             self.position = None
             await session.close()
 
-    async def _acquire(self) -> Fence:
+    async def _acquire(self) -> tuple[Fence, int]:
+        """Take the fence, for members of the group alone; with it comes the first offset of the log."""
         clear = self.source.clear
         fence = await read_fence(self.source.redis, self.tag)
-        start = (await self.source.consumer.beginning_offsets([self.partition]))[self.partition]
+        start = await self._find_start()
         await self._check_membership(fence.next if fence else start)
         acquired = await acquire_fence(self.source.redis, self.tag, start, clear=clear is not None)
         await self._check_membership(acquired.next)
@@ -129,10 +133,10 @@ class Lane:
             # Only under the token, or a worker that stalls here could delete what the next owner has made.
             await clear(self.partition.partition, acquired)
             acquired = await open_fence(self.source.redis, self.tag, acquired)
-        if acquired.last_hash and start > acquired.next:
-            why = f"the log begins at {start}, after what was applied"
-            acquired = await self._mismatch(acquired, start, why, another=False)
-        return acquired
+        return acquired, start
+
+    async def _find_start(self) -> int:
+        return int((await self.source.consumer.beginning_offsets([self.partition]))[self.partition])
 
     async def _check_membership(self, offset: int) -> None:
         try:
@@ -140,40 +144,36 @@ class Lane:
         except (CommitFailedError, UnknownMemberIdError, IllegalStateError) as error:
             raise NotMember(f"not a member of the group any more: {error}") from error
 
-    async def _verify(self, fence: Fence, position: int) -> None:
-        """Read the last record applied again, where there is one and the log still has it."""
-        consumer = self.source.consumer
-        start = (await consumer.beginning_offsets([self.partition]))[self.partition]
-        if not fence.last_hash or start >= fence.next:
-            # Nothing was applied yet, or all of it has expired: what is left begins at the log's start.
-            self._seek(max(position, start))
+    async def _verify(self, fence: Fence, start: int) -> None:
+        """Return if the log is the one that the fence knows; else stop, or begin anew, by setting."""
+        verdict, why = judge(fence, start)
+        if verdict == "look":
+            start, end, witness = await self._look(fence, start)
+            verdict, why = judge(fence, start, end, witness)
+        if verdict == "go_on":
             return
+        if self.source.on_log_mismatch == "pause":
+            raise LogMismatch(
+                f"{why}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
+            )
+        log.error("%s: %s; beginning anew at %d, as configured", self.tag, why, start)
+        await reset_fence(self.source.redis, self.tag, fence, start, another=verdict == "another")
+        raise Refused(fence.owner, fence.next, fence.owner, start)
+
+    async def _look(self, fence: Fence, start: int) -> tuple[int, int | None, str | None]:
+        """Start, end if it lies below the fence, and the hash of the record before `next` if there is one."""
         self._seek(fence.next - 1)
-        witness: Record | None = None
-        while witness is None:
+        while True:
             try:
                 records = await self._read(1)
-            except LogMismatch as error:
-                await self._mismatch(fence, start, str(error))
-                raise
-            high = consumer.highwater(self.partition)
+            except LogMismatch:
+                # Behind the end; or before the beginning, if that has moved meanwhile.
+                return await self._find_start(), fence.next - 1, None
             if records:
-                witness = records[0]
-            elif high is not None and high < fence.next:
-                await self._mismatch(fence, start, f"the log ends at {high}, before {fence.next}")
-        if witness.offset != fence.next - 1 or hash_record(witness) != fence.last_hash:
-            await self._mismatch(fence, start, f"the record at {fence.next - 1} is not the one that was applied")
-        self._seek(position)
-
-    async def _mismatch(self, fence: Fence, start: int, what: str, *, another: bool = True) -> Fence:
-        """By setting, stop here and say so, or begin anew at the log's start; never skip in silence."""
-        if self.source.on_log_mismatch == "earliest":
-            log.error("%s: %s; beginning anew at %d, as configured", self.tag, what, start)
-            await reset_fence(self.source.redis, self.tag, fence, start, another=another)
-            raise Refused(fence.owner, fence.next, fence.owner, start)
-        raise LogMismatch(
-            f"{what}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
-        )
+                return start, None, hash_record(records[0])
+            high = self.source.consumer.highwater(self.partition)
+            if high is not None and high < fence.next:
+                return start, high, None
 
     def _seek(self, offset: int) -> None:
         self.source.consumer.seek(self.partition, offset)
