@@ -12,14 +12,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from stream.broker import TopicState
+from stream.conflicts import MARGIN
+from stream.durations import UNITS
 from stream.partition import Partitioner
-from stream.settings import UNITS, Settings
+from stream.settings import Settings
 
 State = Literal["ok", "warn", "fail"]
 
 DAY: Final = UNITS["d"]
-MARGIN: Final = 7 * DAY
-"""Milliseconds that examples are kept beyond the longest outcome window."""
 FULL: Final = 0.8
 """Share of Redis' memory above which a warning is due."""
 BRIM: Final = 0.95

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import stream
+from stream.configuration import find_file
 from stream.embedded import Servers
-from stream.settings import Settings, find_file, load_settings
+from stream.settings import Settings, load_settings
 
 PARTITIONS: Final = 4
 ROOT: Final = Path(stream.__file__).parents[1]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.conn import collect_hosts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.settings import (
-    FOREIGN,
-    AbandonedRule,
-    BadSettings,
-    ScoreRule,
-    Settings,
-    load_settings,
-    parse_duration,
-    require_servers,
-)
+from stream.configuration import FOREIGN
+from stream.conflicts import TOPICS
+from stream.durations import parse_duration
+from stream.settings import AbandonedRule, BadSettings, ScoreRule, Settings, Topics, load_settings, require_servers
 
 SECRET = "hunter2-hunter2-hunter2"
 
@@ -130,7 +126,7 @@ def test_an_unknown_variable_is_an_error_and_a_foreign_one_is_not(monkeypatch: p
     monkeypatch.setenv("NUDGE_BATCH", "{}")
     load_settings()
     monkeypatch.setenv("NUDGE_BACTH_MAX_RECORDS", "5")
-    assert problems() == ["NUDGE_BACTH_MAX_RECORDS: no such setting; remove it or correct its name"]
+    assert problems() == ["NUDGE_BACTH_MAX_RECORDS: no such setting; did you mean NUDGE_BATCH_MAX_RECORDS?"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +146,9 @@ def test_an_unknown_variable_is_an_error_and_a_foreign_one_is_not(monkeypatch: p
         f"kafka: {{password: '{SECRET}'\n",
         f"kafka:\n  password: {SECRET}\n bad: [",
         f"kafka: {{password: !secret {SECRET}}}",
+        f"kafka: {{password: !{SECRET}}}",
+        f"kafka: {{password: *{SECRET}}}",
+        f"kafka: {{bootstrap: 'ann:{SECRET}@b:9092'}}",
     ],
 )
 def test_a_secret_is_never_printed(config: Path, text: str) -> None:
@@ -206,13 +205,148 @@ def test_an_empty_file_is_fine(config: Path) -> None:
 
 def test_rules_and_outcomes_have_names_of_their_own_and_agree() -> None:
     rule = {"name": "r", "kind": "abandoned"}
-    (found,) = problems(
+    assert problems(
         rules=[rule, rule, {"name": "s", "kind": "score", "outcome": "churn", "at_least": 0.5}],
         outcomes=[{"name": "a"}, {"name": "a"}],
+    ) == [
+        "outcomes.1.name: outcome 'a' is there twice",
+        "rules.1.name: rule 'r' is there twice",
+        "rules.2.outcome: rule 's' looks at outcome 'churn'; there are ['a']",
+    ]
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(TOPICS, 2)])
+def test_no_two_topics_have_one_name(config: Path, first: str, second: str) -> None:
+    config.write_text(f"topics:\n  {first}: same\n  {second}: same\n")
+    (found,) = problems()
+    assert found == f"topics.{second}: topics.{first} is 'same' too; every topic needs a name of its own, line 3"
+
+
+def test_a_topic_named_like_anothers_default_is_told() -> None:
+    (found,) = problems(topics={"dead_letters": "marketing.events.v1"})
+    assert found.startswith("topics.dead_letters: topics.events is 'marketing.events.v1' too")
+
+
+def test_every_setting_that_names_a_topic_is_compared() -> None:
+    texts = [name for name, field in Topics.model_fields.items() if field.annotation is str]
+    assert tuple(texts) == TOPICS
+
+
+def test_what_is_wrong_alone_hides_no_conflict(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(
+        "lateness: soon\n"
+        "kafka:\n"
+        "  heartbeat: 5s\n"
+        "  rebalance_timeout: 1ms\n"
+        "topics:\n"
+        "  items: marketing.privacy.v1\n"
+        "rules:\n"
+        "  - {kind: score, name: a, at_least: 7}\n"
+        "  - {kind: guess, name: b}\n"
+        "  - {kind: score, name: a, at_least: 0.5, outcome: churn}\n"
     )
-    assert "outcome 'a' is there twice" in found
-    assert "rule 'r' is there twice" in found
-    assert "rule 's' looks at outcome 'churn'" in found
+    monkeypatch.setenv("NUDGE_OUTCOMES", "{")
+    assert problems() == [
+        "kafka.rebalance_timeout: must be at least 1 second (found 1 millisecond), line 4",
+        "lateness: not a duration; write 500ms, 30s, 15m, 6h or 7d (found 'soon'), line 1",
+        "outcomes: a section, list or mapping is wanted, in a variable as JSON (found text), NUDGE_OUTCOMES",
+        "rules.0.score.at_least: Input should be less than 1 (found 7), line 8",
+        "rules.1: Input tag 'guess' found using 'kind' does not match any of the expected tags: 'score', 'abandoned'"
+        ", line 9",
+        "kafka.heartbeat: 5 seconds is over a third of kafka.session_timeout, 6 seconds, line 3",
+        "topics.items: topics.privacy is 'marketing.privacy.v1' too; every topic needs a name of its own, line 6",
+        "rules.2.name: rule 'a' is there twice, line 10",
+    ]
+
+
+def test_a_wrong_value_is_no_conflict_as_well() -> None:
+    """What is not known can't be compared: the default that stands in must not be held against the rest."""
+    (found,) = problems(kafka={"heartbeat": "soon", "session_timeout": "1s"})
+    assert found.startswith("kafka.heartbeat: not a duration")
+    (found,) = problems(outcomes=[{"name": "NO"}], rules=[{"kind": "score", "name": "a", "at_least": 0.5}])
+    assert found.startswith("outcomes.0.name:")
+    found, also = problems(outcomes=[{"name": "A"}, {"name": "B"}])[:2]
+    assert (found.partition(":")[0], also.partition(":")[0]) == ("outcomes.0.name", "outcomes.1.name")
+
+
+def test_what_the_file_hides_does_not_hide_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("app: [\n")
+    monkeypatch.setenv("NUDGE_HTTP_PORT", "http")
+    monkeypatch.setenv("NUDGE_LATENES", "1m")
+    monkeypatch.setenv("NUDGE_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    unknown, file, port = problems()
+    assert unknown == "NUDGE_LATENES: no such setting; did you mean NUDGE_LATENESS?"
+    assert file.startswith("nudge.yaml: not YAML")
+    assert port.startswith("http.port:")
+
+
+def test_messages_are_in_plain_words() -> None:
+    assert problems(topics={"retention_examples": "36d"}) == [
+        "topics.retention_examples: 36 days is too short: the longest outcome window is 30 days, and 7 days more are "
+        "needed. Set 37 days or more"
+    ]
+    assert problems(kafka={"session_timeout": 1}) == [
+        "kafka.session_timeout: must be at least 500 milliseconds (found 1 millisecond)"
+    ]
+    assert problems(profile_ttl="999999d") == ["profile_ttl: must be at most 36525 days (found 999999 days)"]
+
+
+def test_where_a_variable_wins_it_is_named_and_not_the_files_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("batch:\n  max_records: 5\n")
+    monkeypatch.setenv("NUDGE_BATCH_MAX_RECORDS", "many")
+    (found,) = problems()
+    assert found.endswith("(found 'many'), NUDGE_BATCH_MAX_RECORDS")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("batch: {max_recods: 5}", "batch.max_recods: no such setting; did you mean max_records?"),
+        ("kafak: {bootstrap: b}", "kafak: no such setting; did you mean kafka?"),
+        ("rules: [{kind: score, name: a, atleast: 0.5}]", "rules.0.score.atleast: no such setting; did you mean"),
+        ("outcomes: [{windw: 3d}]", "outcomes.0.windw: no such setting; did you mean window?"),
+        ("colour: blue", "colour: no such setting; remove it or correct its name"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_right_one(config: Path, text: str, meant: str) -> None:
+    config.write_text(text)
+    assert [problem for problem in problems() if problem.startswith(meant) and problem.endswith("line 1")]
+
+
+def test_an_unknown_variable_of_a_section_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUDGE_KAFKA_BOOTSTRAPS", "b:9092")
+    assert problems() == ["NUDGE_KAFKA_BOOTSTRAPS: no such setting; did you mean NUDGE_KAFKA_BOOTSTRAP?"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "foo", "http://cache:6379", "unix:///run/redis", "redis://cache:port/0", "redis://cache:6379/?nonsense=1",
+        "redis://cache:6379/0?db=x",
+    ],
+)  # fmt: skip
+def test_a_redis_address_that_no_client_takes_is_a_problem_of_its_setting(url: str) -> None:
+    (found,) = problems(redis={"url": url})
+    assert found == "redis.url: not a Redis address; write redis://host:port/db, or rediss:// for TLS (found str)"
+
+
+@pytest.mark.parametrize("url", ["redis://r", "redis://ann:pw@[::1]:6380/2?password=other", "rediss://cache:6379"])
+def test_a_redis_address_is_taken_as_it_is(url: str) -> None:
+    assert load_settings(redis={"url": url}).redis.url == url
+
+
+@pytest.mark.parametrize("address", ["b:port", "b:9092,", "a:1;b:2", "kafka://b:9092", "b:", ":9092", "b:999999", " "])
+def test_a_broker_address_that_no_client_takes_is_a_problem_of_its_setting(address: str) -> None:
+    (found,) = problems(kafka={"bootstrap": address})
+    assert found.startswith("kafka.bootstrap: not an address of brokers; write host:port")
+
+
+@pytest.mark.parametrize("address", ["b", "b:9092", "a:1, b:2", "[::1]:9092", "10.0.0.1:9092,k.example:9093"])
+def test_a_broker_address_is_taken_as_it_is(address: str) -> None:
+    assert load_settings(kafka={"bootstrap": address}).kafka.bootstrap == address
+    assert len(collect_hosts(address)) == address.count(",") + 1
 
 
 def test_a_rule_is_read_by_its_kind() -> None:
@@ -228,13 +362,12 @@ def test_a_rule_is_read_by_its_kind() -> None:
 def test_heartbeats_must_fit_into_the_session_thrice() -> None:
     load_settings(kafka={"heartbeat": "2s", "session_timeout": "6s"})
     (found,) = problems(kafka={"heartbeat": "2001ms", "session_timeout": "6s"})
-    assert found.startswith("kafka:")
-    assert "2001" in found
+    assert found.startswith("kafka.heartbeat: 2001 milliseconds")
 
 
 def test_sasl_needs_a_user_and_a_password() -> None:
     (found,) = problems(kafka={"security_protocol": "SASL_PLAINTEXT", "username": "u"})
-    assert "needs username and password" in found
+    assert "needs kafka.username and kafka.password" in found
 
 
 def test_a_worker_needs_servers_and_a_key() -> None:
