@@ -66,6 +66,9 @@ dlq = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_h
 app.add_typer(dlq, name="dlq")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Parked = Annotated[
+    bool, typer.Option("--parked", help="Outbox entries that could not be sent, instead of dead letters.")
+]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
@@ -183,8 +186,16 @@ def dlq_list(
     reason: Reasons = None,
     limit: Annotated[int, typer.Option(min=1, help="Show the newest so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dead letter.")] = False,
+    parked: Parked = False,
 ) -> None:
     """List dead letters: why, from where, when."""
+    if parked:
+        from stream.commands.parked import list_parked
+
+        if reason:
+            raise typer.BadParameter("--reason is for dead letters; leave it out with --parked")
+        asyncio.run(list_parked(load(), limit=limit, as_json=as_json))
+        return
     from stream.commands.dlq import list_letters
 
     asyncio.run(list_letters(load(), reasons=reason or (), limit=limit, as_json=as_json))
@@ -209,8 +220,16 @@ def dlq_replay(
         int | None, typer.Option(min=1, help="At most so many, the oldest of each partition first.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    parked: Parked = False,
 ) -> None:
-    """Send dead letters back to their source topics."""
+    """Send dead letters back to their source topics, or parked entries on to theirs."""
+    if parked:
+        from stream.commands.parked import replay_parked
+
+        if reason or everything:
+            raise typer.BadParameter("--reason and --all are for dead letters; leave them out with --parked")
+        asyncio.run(replay_parked(load(), limit=limit, dry_run=dry_run))
+        return
     from stream.commands.dlq import replay_letters
 
     if bool(reason) == everything:

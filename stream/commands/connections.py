@@ -133,9 +133,9 @@ async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 @asynccontextmanager
-async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    """A producer that waits for every replica."""
-    producer = AIOKafkaProducer(**list_options(settings), acks="all")
+async def open_producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer that waits for every replica; `options` are more of `AIOKafkaProducer`."""
+    producer = AIOKafkaProducer(**list_options(settings), **options, acks="all")
     async with _started(settings, producer) as started:
         yield started
 

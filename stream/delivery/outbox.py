@@ -61,12 +61,7 @@ class Drain:
         self.metrics = metrics
         self.vitals = vitals
         self.wall = wall
-        topics = settings.topics
-        self.topics: dict[Target, str] = {
-            "recommendations": topics.recommendations,
-            "examples": topics.examples,
-            "dead_letters": topics.dead_letters,
-        }
+        self.topics = name_topics(settings)
         self.most = settings.outbox.max_entries
         self.entry_bytes = settings.outbox.max_entry_bytes
         self.max_age = 0 if settings.clock == "event" else settings.outbox.max_trigger_age
@@ -79,7 +74,7 @@ class Drain:
     async def open(self) -> None:
         """Read what an earlier owner left, then begin to send."""
         left = await call(self.redis, "XRANGE", name_key("outbox", self.tag), "-", "+")
-        self.add([_read_entry(identity, fields) for identity, fields in left])
+        self.add([read_entry(identity, fields) for identity, fields in left])
         self.task = asyncio.create_task(self._run(), name=f"drain {self.tag}")
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -166,25 +161,27 @@ class Drain:
         refused = {fresh[number].position for number in await self.producer.send(outgoing)}
         # Only now: a chunk that is sent again must not be parked and counted again.
         for entry in chunk:
-            if entry.position in refused | (large - stale):
-                await self._park(entry)
+            if entry.position in refused:
+                await self._park(entry, "the broker refused it for good")
+            elif entry.position in large - stale:
+                await self._park(entry, f"larger than outbox.max_entry_bytes, {self.entry_bytes}")
         self.metrics.stale_triggers.add(len(stale))
         self._count([entry for entry in fresh if entry.position not in refused])
 
     def _is_stale(self, entry: Entry, now: int) -> bool:
         return entry.target == "recommendations" and bool(self.max_age) and now - entry.at > self.max_age
 
-    async def _park(self, entry: Entry) -> None:
+    async def _park(self, entry: Entry, error: str) -> None:
         place = name_key("parked", self.tag)
         packed = _pack(entry.headers)
         fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", packed, "at", entry.at)
         try:
             offset, number = entry.position
-            await call(self.redis, "XADD", place, f"{rank(self.generation, offset)}-{number}", *fields)
+            await call(self.redis, "XADD", place, f"{rank(self.generation, offset)}-{number}", *fields, "error", error)
         except ResponseError:
             # Parked before: the position is taken.
             return
-        log.error("%s: entry %s refused by the broker, parked", self.tag, entry.position)
+        log.error("%s: entry %s parked: %s", self.tag, entry.position, error)
         self.metrics.outbox_parked.add(1)
 
     def _count(self, sent: list[Entry]) -> None:
@@ -196,7 +193,18 @@ class Drain:
             self.metrics.observe_end_to_end(triggers)
 
 
-def _read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
+def name_topics(settings: Settings) -> dict[Target, str]:
+    """Topic that each kind of entry goes to."""
+    topics = settings.topics
+    return {
+        "recommendations": topics.recommendations,
+        "examples": topics.examples,
+        "dead_letters": topics.dead_letters,
+    }
+
+
+def read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
+    """An entry as the streams `outbox` and `parked` hold it."""
     offset, index = identity.split(b"-")
     packed = fields[b"headers"]
     return Entry(
