@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from schemas.reasons import Rejected
 from schemas.wire import Incoming, decode_record
+from stream.delivery.packing import BATCH_BYTES, Packer
 from stream.partition import Partitioner, hash_key
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 MAX_RECORD_BYTES: Final = 1_048_576
 """Largest key and value together, the default limit of brokers and clients."""
-BATCH_BYTES: Final = 512 * 1024
 RECORDS_AT_A_TIME: Final = 1_000
 TICK_SECONDS: Final = 0.005
 """A paced producer sends what is due at most this often."""
@@ -66,87 +65,6 @@ OnRefused = Callable[[Refused], None]
 
 
 hash_cached = lru_cache(maxsize=1 << 17)(hash_key)
-
-
-class Lane:
-    """One partition's way to the broker: a batch under way, and one being filled behind it.
-
-    The next batch leaves when the one before is acknowledged, so order holds also where a batch is refused and sent
-    again in parts.
-    """
-
-    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int, tally: Tally) -> None:
-        self._producer, self._topic, self._partition, self._tally = producer, topic, partition, tally
-        self._builder = producer.create_batch()
-        self._held: list[tuple[int, Record]] = []
-        self._flight: asyncio.Task[None] | None = None
-
-    def append(self, position: int, record: Record) -> bool:
-        """Hold a record for the next batch. False when that is full: then `await room()` first."""
-        key, value, headers = record
-        if self._builder.append(timestamp=None, key=key, value=value, headers=list(headers)) is None:
-            return False
-        self._held.append((position, record))
-        return True
-
-    def launch(self) -> None:
-        """Send what is held, unless a batch is under way; its acknowledgement then launches again.
-
-        Raises the `KafkaError` with which the batch before ended.
-        """
-        if self._flight is not None:
-            if not self._flight.done():
-                return
-            self._flight.result()
-        if self._held:
-            builder, held = self._builder, self._held
-            self._builder, self._held = self._producer.create_batch(), []
-            self._flight = asyncio.create_task(self._deliver(builder, held))
-            self._flight.add_done_callback(self._go_on)
-
-    def _go_on(self, flight: asyncio.Task[None]) -> None:
-        if not flight.cancelled() and flight.exception() is None:
-            self.launch()
-
-    async def room(self) -> None:
-        """Wait until what is held has left."""
-        held = self._held
-        self.launch()
-        while held and self._held is held and self._flight is not None:
-            await self._flight
-            self.launch()
-
-    async def settle(self) -> None:
-        """Send what is held and wait until all of it is acknowledged or refused."""
-        await self.room()
-        if self._flight is not None:
-            await self._flight
-
-    async def close(self) -> None:
-        """Stop waiting for a batch that is under way."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.gather(self._flight, return_exceptions=True)
-
-    async def _deliver(self, builder: Any, held: list[tuple[int, Record]]) -> None:
-        try:
-            await (await self._producer.send_batch(builder, self._topic, partition=self._partition))
-        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-            await self._deliver_in_parts(held, str(error))
-        else:
-            self._tally.acknowledge(len(held))
-
-    async def _deliver_in_parts(self, held: list[tuple[int, Record]], error: str) -> None:
-        """The broker names no record, so halves are tried until the one that is too large stands alone."""
-        if len(held) == 1:
-            self._tally.refuse(held[0][0], f"the broker refused it for its size: {error}")
-            return
-        middle = len(held) // 2
-        for part in (held[:middle], held[middle:]):
-            builder = self._producer.create_batch()
-            for _, (key, value, headers) in part:
-                builder.append(timestamp=None, key=key, value=value, headers=list(headers))
-            await self._deliver(builder, part)
 
 
 class Tally:
@@ -194,11 +112,11 @@ async def produce(
     tally = Tally(on_progress, on_refused)
     options: dict[str, Any] = {"request_timeout_ms": 10_000, **(client or {}), "max_batch_size": BATCH_BYTES}
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, **options | {"acks": "all"})
-    lanes: list[Lane] = []
+    lanes: list[Packer] = []
     try:
         await producer.start()
         partitions = len(await producer.partitions_for(topic))
-        lanes += [Lane(producer, topic, partition, tally) for partition in range(partitions)]
+        lanes += [Packer(producer, topic, partition, tally) for partition in range(partitions)]
         async for some in paced(_bounded(records, max_record_bytes, tally), rate):
             await _fill(lanes, some, partitioner)
         for lane in lanes:
@@ -220,12 +138,13 @@ def _bounded(records: Iterable[Record], most: int, tally: Tally) -> Iterator[tup
             yield position, record
 
 
-async def _fill(lanes: list[Lane], some: list[tuple[int, Record]], partitioner: Partitioner) -> None:
+async def _fill(lanes: list[Packer], some: list[tuple[int, Record]], partitioner: Partitioner) -> None:
     count = len(lanes)
-    for position, record in some:
-        place = position if record.key is None else hash_cached(record.key, partitioner)
+    for position, (key, value, headers) in some:
+        place = position if key is None else hash_cached(key, partitioner)
+        parcel = (position, key, value, headers, None)
         lane = lanes[place % count]
-        while not lane.append(position, record):
+        while not lane.append(parcel):
             await lane.room()
     for lane in lanes:
         lane.launch()

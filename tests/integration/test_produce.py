@@ -12,9 +12,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
+from stream.delivery.producer import Outgoing, Producer
 from stream.embedded import Servers
 from stream.partition import find_partition
 from stream.produce import Record, Refused, paced, produce, produce_file
+from stream.settings import Settings
 
 PARTITIONS = 3
 
@@ -157,6 +159,31 @@ async def test_what_the_broker_refuses_for_its_size_is_found_within_its_batch(
     assert [each.position for each in refused] == [123]
     assert acknowledged == len(found) == 599
     assert all(numbers == sorted(numbers) for numbers in orders.values())
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_the_workers_producer_tells_what_is_refused_for_good_and_keeps_the_order_of_the_rest(
+    servers: Servers, broker_kind: str, topic_prefix: str, idempotent: bool
+) -> None:
+    if broker_kind == "embedded":
+        pytest.skip("Tansu does not keep a topic's max.message.bytes")
+    topic = Topic(servers.kafka_bootstrap, f"{topic_prefix}narrow")
+    # Smaller than the client's batches: each of them is refused, and several are needed for each partition.
+    await topic.create(**{"max.message.bytes": "100000"})
+    padding = b" " * 2_000
+    records = [Outgoing(topic.name, f"user-{n % 2}".encode(), b"%d" % n + padding, (), 1) for n in range(1_200)]
+    records[700] = records[700]._replace(value=b"x" * 200_000)
+    producer = Producer(Settings(kafka={"bootstrap": topic.bootstrap}), idempotent=idempotent)
+
+    refused = await producer.send(records)
+    await producer.stop()
+
+    assert refused == [700]
+    found = await topic.read(1_199)
+    assert len(found) == 1_199
+    for user in (b"user-0", b"user-1"):
+        numbers = [int(each.value) for each in found if each.key == user]
+        assert numbers == sorted(numbers)
 
 
 async def test_a_rate_is_kept_evenly(topic: Topic) -> None:
