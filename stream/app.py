@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 
 from models.lifecycle.registry import Champions
 from models.outcomes.features import SCHEMA
+from models.outcomes.learner import WARM
 from models.sentiment.cascade import Cascade
 from schemas.trigger import RecommendationTrigger
 from stream.agents.items import upsert_items
@@ -44,6 +45,7 @@ from stream.delivery.producer import Producer
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
 from stream.metrics import Metrics
+from stream.notes import Moment, Tide, say_waiting
 from stream.settings import BadSettings, Settings, require_servers
 from stream.stages.pipeline import Stages
 from stream.state.client import call, connect_redis
@@ -57,6 +59,8 @@ log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 20.0
 """How long a worker that was told to stop may take."""
+
+DAY: Final = 86_400_000
 
 AGENTS_AT_ONCE: Final = 4
 """Partitions whose batches may be between the stages at the same time; their waits for Redis overlap."""
@@ -109,6 +113,8 @@ class Engine:
         self.champions = Champions(SCHEMA)
         self.started_at = int(time.time() * 1000)
         self.titles: dict[str, str] = {}
+        self.tide = Tide()
+        self.log_began: int | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.sources: list[BatchSource] = []
         self.faust = build_faust(settings)
@@ -218,9 +224,10 @@ class Engine:
             self.vitals,
             at=int(time.time() * 1000),
             started_at=self.started_at,
-            window_days=self.settings.outcomes[0].window / 86_400_000 if self.settings.outcomes else 0,
+            window_days=self.settings.outcomes[0].window / DAY if self.settings.outcomes else 0,
             triggers=list(self.newest),
             titles=self.titles,
+            notes=self._list_notes(),
             partitions=[
                 PartitionView(
                     partition=number,
@@ -233,6 +240,22 @@ class Engine:
             ],
         )
 
+    def _list_notes(self) -> list[str]:
+        """Why a model is silent, and why lag grows, where that is so."""
+        notes, log_now = [], self._read_log_clock()
+        days = None if self.log_began is None or log_now is None else (log_now - self.log_began) / DAY
+        for outcome in self.settings.outcomes:
+            if outcome.name not in self.metrics.reports:
+                matured = self.metrics.cold.get(outcome.name, 0)
+                notes.append(say_waiting(outcome.name, matured, WARM, outcome.window / DAY, days))
+        behind = self.tide.say()
+        # Lag that a pause makes is explained by the pause.
+        return [*notes, behind] if behind and not self.vitals.pauses() else notes
+
+    def _read_log_clock(self) -> int | None:
+        """The latest of the partitions' clocks (epoch ms); None before the first event."""
+        return max((session.fence.clock for session in self.scoring.sessions.values()), default=0) or None
+
     def _spawn(self, *work: Coroutine[Any, Any, None]) -> None:
         self.tasks += [asyncio.create_task(one) for one in work]
 
@@ -241,6 +264,9 @@ class Engine:
         events = self.sources[0]
         while True:
             lags = events.lags()
+            self.log_began = self.log_began or self._read_log_clock()
+            moment = Moment(time.monotonic(), sum(lags.values()), self.metrics.events.total())
+            self.tide.watch(moment, frozenset(lags))
             self.vitals.progress(sum(events.positions().values()), sum(lags.values()))
             for number, session in list(self.scoring.sessions.items()):
                 fence = session.fence

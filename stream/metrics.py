@@ -65,6 +65,8 @@ class Metrics:
         self._wall = wall
         self._rate = Recent(1, RATE_SLOTS, RATE_SLOT_SECONDS, clock)
         self.reports: dict[str, ModelReport] = {}
+        self.cold: dict[str, int] = {}
+        """Matured labels of models whose newest snapshot is too young to score; stale once there is a report."""
         ProcessCollector(registry=self.registry)
         self._declare_events(clock)
         self._declare_delivery(clock)

@@ -60,6 +60,7 @@ def _list_parts(view: LiveView, url: str, width: int) -> list[RenderableType]:
     middle: RenderableType = _set_side_by_side(blocks) if width >= WIDE else Group(*blocks[:2])
     return [
         *(_render_pauses(view)),
+        *(Text(note, "yellow") for note in view.notes),
         _render_head(view, url),
         numbers,
         _render_results(view),

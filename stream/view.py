@@ -53,7 +53,7 @@ class LiveView(msgspec.Struct, frozen=True, kw_only=True):
 
     `latency_*` is from produced to committed over the whole run, `recent_latency_*` over the last ten seconds, and
     `trigger_latency_*` from produced to trigger acknowledged over the whole run; None without values. `events_in` is
-    known where the producer is (the demo), not in a worker.
+    known where the producer is (the demo), not in a worker. `notes` are what needs an explanation, in sentences.
     """
 
     at: int
@@ -83,6 +83,7 @@ class LiveView(msgspec.Struct, frozen=True, kw_only=True):
     newest_triggers: list[NewestTrigger] = []
     pauses: list[PauseView] = []
     partitions: list[PartitionView] = []
+    notes: list[str] = []
 
 
 def build_view(
@@ -97,6 +98,7 @@ def build_view(
     partitions: Sequence[PartitionView] = (),
     model: str = "conversion",
     events_in: int | None = None,
+    notes: Iterable[str] = (),
 ) -> LiveView:
     """Read the worker's state at `at` (epoch ms).
 
@@ -134,6 +136,7 @@ def build_view(
         pauses=[PauseView(cause=c, text=MEANINGS[c], seconds=s) for c, s in vitals.pauses().items()],
         partitions=list(partitions),
         busy_ratio=metrics.busy.read()[()],
+        notes=list(notes),
     )
 
 

@@ -59,6 +59,8 @@ class ModelLoader:
                 self.seen[model] = version
                 if await asyncio.to_thread(self.champions.swap, snapshot):
                     self._report(snapshot)
+                elif snapshot.kind == "outcome" and not snapshot.scoring:
+                    self.metrics.cold[model] = int(snapshot.metrics.get("matured", 0))
             except SnapshotRefused as error:
                 self.seen[model] = version
                 log.error("snapshot %s %d refused: %s", model, version, error)

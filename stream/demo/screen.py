@@ -69,6 +69,8 @@ class Lines:
             f"{view.triggers:,} triggers, {view.dead_letters:,} dead letters; "
             f"{view.events_per_second:,.0f} events/s, lag {view.lag:,}"
         )
+        for note in view.notes:
+            say(f"  {note}")
 
 
 class Terminal:

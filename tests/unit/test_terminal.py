@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from stream.metrics import ModelReport
+from stream.notes import say_waiting
 from stream.terminal import render
 from stream.view import LiveView, NewestTrigger, PartitionView, PauseView
 
@@ -96,6 +97,14 @@ def test_a_pause_is_said_first() -> None:
     pauses = [PauseView(cause="redis", text="Redis does not answer", seconds=61.0)]
 
     assert draw(change(pauses=pauses)).startswith("paused: Redis does not answer (redis, 61.0 s)")
+
+
+@pytest.mark.parametrize("width", [100, 56])
+def test_notes_are_said_whole_at_every_width(width: int) -> None:
+    notes = [say_waiting("conversion", 3, 200, 30, 12.5), "[red]another"]
+    text = " ".join(draw(change(notes=notes), width, 40).split())
+
+    assert all(note in text for note in notes)
 
 
 def test_before_the_first_event_it_says_so() -> None:
