@@ -109,6 +109,8 @@ class Engine:
         self.metrics = Metrics()
         self.vitals = Vitals()
         self.redis: Redis = connect_redis(settings)
+        self._opened = contextlib.AsyncExitStack()
+        self._opened.push_async_callback(self.redis.aclose)
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="sentiment")
         self.champions = Champions(SCHEMA)
         self.started_at = int(time.time() * 1000)
@@ -122,6 +124,13 @@ class Engine:
 
     async def start(self) -> None:
         """Connect, check, and begin to work; raises what stops a start, with what to do about it."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._opened.aclose()
+            raise
+
+    async def _start(self) -> None:
         settings = self.settings
         self.vitals.pause("start")
         await self.redis.ping()
@@ -133,11 +142,16 @@ class Engine:
         self.partitions = count
         await check_partitions(self.redis, count, settings.partitioner)
         self.producer = Producer(settings, idempotent=capabilities.idempotence)
+        self._opened.push_async_callback(self.producer.stop)
         await self.producer.start()
         await self._prepare_scoring(count, partitions[settings.topics.examples])
         self._build_sources("read_committed" if capabilities.transactions else "read_uncommitted")
         self.web = WebService(self._build_web(), settings.http.host, settings.http.port)
-        await self.web.start()
+        self._opened.push_async_callback(self.web.stop)
+        try:
+            await self.web.start()
+        except OSError as error:
+            raise BadSettings(f"http.port: {error.strerror}") from error
         self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
         self.faust.finalize()
         await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
@@ -152,9 +166,7 @@ class Engine:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.producer.stop()
-        await self.web.stop()
-        await self.redis.aclose()
+        await self._opened.aclose()
         self.executor.shutdown(wait=False, cancel_futures=True)
 
     async def _prepare_scoring(self, partitions: int, examples: int) -> None:

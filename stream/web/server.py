@@ -7,6 +7,7 @@ people's data: without a token they are off, with one they want it as `Authoriza
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -104,7 +105,9 @@ class WebService:
             await web.TCPSite(self._runner, self._host, self._asked).start()
         except OSError as error:
             await self._runner.cleanup()
-            hint = f"can't serve on {self._host}:{self._asked} ({error.strerror}); set NUDGE_HTTP_PORT (0 takes any)"
+            # A name that does not resolve has no number of the system's.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            hint = f"can't serve on {self._host}:{self._asked} ({reason}); set NUDGE_HTTP_PORT (0 takes any)"
             raise OSError(error.errno, hint) from error
         self._bound = int(self._runner.addresses[0][1])
 

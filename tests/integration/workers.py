@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,16 @@ PINNED = 7
 
 
 class Worker:
-    """One worker process; `wrong` names what of `rough_worker.py` is wrong with it."""
+    """One worker process; `wrong` names what of `rough_worker.py` is wrong with it, `variables` win over them."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "worker", wrong: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        name: str = "worker",
+        wrong: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.log = folder / f"{name}.log"
         config = folder / "nudge.yaml"
@@ -59,6 +66,7 @@ class Worker:
             "NUDGE_MODELS_SNAPSHOT_KEY": KEY,
             "NUDGE_HTTP_PORT": str(self.port),
             "PYTHONPATH": str(ROOT),
+            **(variables or {}),
         }
         command = ["-m", "tests.integration.rough_worker", wrong] if wrong else ["-m", "stream.cli", "worker"]
         with self.log.open("wb") as log:
