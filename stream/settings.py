@@ -26,7 +26,7 @@ from pydantic_settings import (
 )
 
 from schemas.event import Role
-from schemas.privacy import Purpose
+from schemas.privacy import PURPOSES, Purpose
 from stream.addresses import Brokers, RedisUrl
 from stream.configuration import Variables, find_file, list_unknown, list_variables, name_variable, read_file
 from stream.conflicts import find_conflicts
@@ -126,6 +126,11 @@ class Consent(Section):
     )
     profile: Purpose = Field("personalisation", description="purpose that a profile needs")
     trigger: Purpose = Field("marketing", description="purpose that a trigger needs besides")
+    categories: dict[str, Purpose] = Field(
+        default_factory=lambda: {str(purpose): purpose for purpose in PURPOSES},
+        description="category of Segment's consent object -> purpose it stands for, others are passed over; of several "
+        "for one purpose all must be granted; replaces the default",
+    )
 
 
 class Recommend(Section):

@@ -24,6 +24,7 @@ class Decoder:
 
     def __init__(self, settings: Settings, partitions: int) -> None:
         self.roles: Mapping[str, Role] = settings.roles
+        self.categories = settings.consent.categories
         self.max_bytes = settings.batch.max_event_bytes
         self.by_event = settings.clock == "event"
         self.tolerance = settings.future_tolerance
@@ -64,7 +65,7 @@ class Decoder:
 
     def _decode(self, record: Record) -> Item | Rejected:
         try:
-            decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes)
+            decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes, categories=self.categories)
             if isinstance(decoded, PrivacyRequest):
                 return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
             event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)

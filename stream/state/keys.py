@@ -11,8 +11,8 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | `generation:{p7}` | string | the fence's `generation` if it is not 0, for a fence that gets lost |
 | `counts:{p7}` | hash | events by result; counted in the commit, so each once |
 | `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |
-| `parked:{p7}` | stream | outbox entries that the broker refused for good, `error` says why; in later generations the offset in the
-id is higher by 10^12 for each |
+| `parked:{p7}` | stream | outbox entries that the broker refused for good, `error` says why; in later generations the
+offset in the id is higher by 10^12 for each |
 | `due:{p7}` | sorted set | open windows by deadline (ms); member `<window id> <user>` |
 | `profile:{p7}:<user>` | hash | the profile: `schemas.profile` and private `_0`, `_1`, ... |
 | `pending:{p7}:<user>` | hash | open windows by id, packed |

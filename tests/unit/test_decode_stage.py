@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -44,6 +45,22 @@ def test_a_types_role_is_a_setting() -> None:
     records = write_records(event().of_type("purchase").as_json(), event().of_type("mooed").as_json(), at=NOON)
     assert [item.role for item in decode(records).items] == ["conversion", "other"]
     assert [item.role for item in decode(records, roles={"mooed": "click"}).items] == ["other", "click"]
+
+
+def test_which_purpose_a_category_of_segment_stands_for_is_a_setting() -> None:
+    preferences = {"Advertising": True, "C0004": True, "C0002": False, "marketing": False}
+    call = {
+        "type": "track", "event": "Product Viewed", "messageId": "m1", "userId": "ann", "timestamp": NOON,
+        "context": {"consent": {"categoryPreferences": preferences}},
+    }  # fmt: skip
+    records = write_records(json.dumps(call).encode(), at=NOON)
+    categories = {"C0004": "marketing", "Advertising": "marketing", "C0002": "analytics"}
+    [item] = decode(records, consent={"categories": categories}).items
+    assert item.consent == {"marketing": True, "analytics": False}
+    [item] = decode(records).items
+    assert item.consent == {"marketing": False}
+    [item] = decode(records, consent={"categories": {}}).items
+    assert not item.consent
 
 
 def test_the_log_clock_moves_with_every_record_and_never_back() -> None:

@@ -76,6 +76,16 @@ def test_every_section_and_field_has_a_variable(monkeypatch: pytest.MonkeyPatch)
     assert settings.score_on == ("view",)
 
 
+def test_a_category_stands_for_a_purpose_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().consent.categories["marketing"] == "marketing"
+    monkeypatch.setenv("NUDGE_CONSENT_CATEGORIES", '{"C0004": "marketing"}')
+    assert load_settings().consent.categories == {"C0004": "marketing"}
+    monkeypatch.setenv("NUDGE_CONSENT_CATEGORIES", '{"C0004": "adverts"}')
+    (found,) = problems()
+    assert found.startswith("consent.categories.C0004:")
+    assert found.endswith("NUDGE_CONSENT_CATEGORIES")
+
+
 def test_all_problems_come_at_once_with_field_and_line(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(
         "app: nudge\n"
