@@ -6,8 +6,8 @@ is precomputed and frozen, so an answer depends on its arguments and the snapsho
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -64,14 +64,12 @@ class Recommender:
         self._items = frozen.items
         self._bought = frozenset(frozen.bought)
         ends = np.frombuffer(frozen.ends, INDEX).tolist()
+        self._spans = dict(zip(frozen.items, pairwise([0, *ends]), strict=False))
+        self._neighbours = np.frombuffer(frozen.neighbours, INDEX)
         # Negative, so that sorting in ascending order puts the best first and equal ones by number, so by item id.
-        losses = (-np.frombuffer(frozen.scores, SCORE).astype(np.float64)).tolist()
-        entries = zip(np.frombuffer(frozen.neighbours, INDEX).tolist(), losses, strict=True)
-        self._rows = {
-            item: dict(islice(entries, end - start))
-            for item, start, end in zip(frozen.items, [0, *ends], ends, strict=False)
-        }
-        if len(ends) != len(frozen.items) or (ends and ends[-1] != len(losses)):
+        self._losses = -np.frombuffer(frozen.scores, SCORE).astype(np.float64)
+        entries = ends[-1] if ends else 0
+        if not (len(ends) == len(frozen.items) and entries == len(self._neighbours) == len(self._losses)):
             raise ValueError("a recommender's items, neighbours and scores differ in length")
 
     def recommend(
@@ -83,15 +81,15 @@ class Recommender:
         returned. A neighbour's score is the sum of its cosines with the last items, older ones fading; unknown last
         items count for nothing. A popular item that fills up scores its share of the weakest neighbour's score.
         """
-        rows = [row for item in last_items[:SEEDS] if (row := self._rows.get(item))]
-        losses = _blend(rows)
+        seeds = {item: row for item in last_items[:SEEDS] if (row := self._find_row(item))}
+        losses = _blend(seeds.values())
         found: list[RecommendedItem] = []
         for number in sorted(sorted(losses), key=losses.__getitem__):
             if len(found) == k:
                 return tuple(found)
             item = self._items[number]
             if not exclude(item):
-                reason = self._reason(number, last_items[:SEEDS])
+                reason = self._reason(number, seeds)
                 found.append(RecommendedItem(item_id=item, score=-losses[number], reason=reason))
         weakest = found[-1].score if found else 1.0
         for number, share in self.frozen.popular:
@@ -111,20 +109,23 @@ class Recommender:
         """The recommender that wrote `data`; raises msgspec.DecodeError or ValueError for anything else."""
         return cls(msgspec.msgpack.decode(data, type=Frozen))
 
-    def _reason(self, number: int, seeds: tuple[str, ...]) -> str:
+    def _find_row(self, item: str) -> dict[int, float]:
+        """The neighbours of an item with their losses; made when asked for, because few of them ever are."""
+        start, end = self._spans.get(item, (0, 0))
+        return dict(zip(self._neighbours[start:end].tolist(), self._losses[start:end].tolist(), strict=True))
+
+    def _reason(self, number: int, seeds: Mapping[str, dict[int, float]]) -> str:
         """Names the seed that spoke for the item most."""
         best, recency, named = 0.0, 1.0, ""
-        for seed in seeds:
-            row = self._rows.get(seed)
-            if row:
-                loss = row.get(number, 0.0) * recency
-                recency *= FADE
-                if loss < best:
-                    best, named = loss, seed
+        for seed, row in seeds.items():
+            loss = row.get(number, 0.0) * recency
+            recency *= FADE
+            if loss < best:
+                best, named = loss, seed
         return f"often {'bought' if number in self._bought else 'looked at'} with {named}"
 
 
-def _blend(rows: list[dict[int, float]]) -> dict[int, float]:
+def _blend(rows: Iterable[dict[int, float]]) -> dict[int, float]:
     """Sum of the rows by item number, each counting less than the one before it."""
     losses: dict[int, float] = {}
     recency = 1.0

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,6 +28,9 @@ from stream.state.keys import tag_source
 from stream.state.snapshots import describe_publication, list_versions, read_snapshot
 
 log = logging.getLogger(__name__)
+
+SHARE: Final = 0.04
+"""Share of one core that publications may take: the larger the models, the rarer they are."""
 
 _decode = msgspec.json.Decoder(Example | Interaction).decode
 
@@ -55,6 +59,8 @@ class LearnSession:
         self.learners = LearnerSet(NAMES, SCHEMA)
         self.last: Record | None = None
         self.published_at = time.monotonic()
+        self.spent = 0.0
+        """CPU seconds that the last publication took."""
         self.created_at = fence.clock
 
     async def open(self) -> int:
@@ -98,7 +104,7 @@ class LearnSession:
         self.created_at = max(self.created_at, moment)
 
     async def _publish_if_due(self) -> None:
-        interval = self.learning.settings.models.snapshot_interval / 1000
+        interval = max(self.learning.settings.models.snapshot_interval / 1000, self.spent / SHARE)
         if self.last is not None and time.monotonic() - self.published_at >= interval:
             await self._publish(self.last)
 
@@ -114,5 +120,8 @@ class LearnSession:
         self.fence, self.last, self.published_at = to, None, time.monotonic()
 
     def _seal(self, version: int) -> list[tuple[str, int, bytes]]:
+        began = time.thread_time()
         snapshots = self.learners.snapshots(version, self.created_at)
-        return [(snapshot.model, version, seal(snapshot, self.learning.key)) for snapshot in snapshots]
+        sealed = [(snapshot.model, version, seal(snapshot, self.learning.key)) for snapshot in snapshots]
+        self.spent = time.thread_time() - began
+        return sealed

@@ -99,12 +99,17 @@ class Producer:
 
     async def _send(self, client: AIOKafkaProducer, records: list[Outgoing]) -> list[int]:
         packers: dict[tuple[str, int], Packer] = {}
+        # Most are examples, with a few keys: each is hashed once.
+        known: dict[tuple[str, bytes], Packer] = {}
         refusals, spare = Refusals(), self._open_spare if self.idempotent else None
         counts = {topic: len(await client.partitions_for(topic)) for topic in {record.topic for record in records}}
         try:
             for number, (topic, key, value, headers, timestamp) in enumerate(records):
-                lane = topic, hash_key(key, self.partitioner) % counts[topic] if key else 0
-                packer = packers.get(lane) or packers.setdefault(lane, Packer(client, *lane, refusals, spare))
+                packer = known.get((topic, key))
+                if packer is None:
+                    lane = topic, hash_key(key, self.partitioner) % counts[topic] if key else 0
+                    packer = packers.get(lane) or packers.setdefault(lane, Packer(client, *lane, refusals, spare))
+                    known[topic, key] = packer
                 while not packer.append((number, key or None, value, headers, timestamp)):
                     await packer.room()
             await asyncio.gather(*(packer.settle() for packer in packers.values()))

@@ -5,6 +5,7 @@ The worker is another process and takes its settings from the environment; both 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -62,5 +63,8 @@ def _flatten(overrides: Mapping[str, Any], prefix: str = "NUDGE") -> list[tuple[
     flat: list[tuple[str, str]] = []
     for name, value in overrides.items():
         full = f"{prefix}_{name}".upper()
-        flat += _flatten(value, full) if isinstance(value, Mapping) else [(full, str(value))]
+        if isinstance(value, Mapping):
+            flat += _flatten(value, full)
+        else:
+            flat.append((full, json.dumps(value) if isinstance(value, list) else str(value)))
     return flat

@@ -120,6 +120,8 @@ def choose_overrides(servers: Servers) -> dict[str, Any]:
         "topics": {"partitions": PARTITIONS, **{topic: f"{name}.{topic}" for topic in topics}},
         "models": {"snapshot_key": secrets.token_hex(32)},
         "consent": {"mode": "optional"},
+        # So short that most windows close within the log, and that models are warm when the clock starts.
+        "outcomes": [{"window": "5m"}],
         "http": {"host": "127.0.0.1", "port": free_port()},
         "log_level": "WARNING",
     }
