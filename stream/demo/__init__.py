@@ -1,8 +1,8 @@
 """`nudge demo`: a real event log replayed through a real worker, on servers of its own, and a summary that must add up.
 
 `servers` checks what it runs on, `setting` says how the worker is configured, `cast` what is sent, `worker` runs it as
-a child, `progress` reads how far it is, `summary` counts each thing where it ends up, `screen` shows it, `runner` leads
-through all of it.
+a child, `interrupts` holds on to Ctrl-C until it runs, `progress` reads how far it is, `summary` counts each thing
+where it ends up, `screen` shows it, `runner` leads through all of it.
 """
 
 from __future__ import annotations

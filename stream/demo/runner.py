@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stream.commands.connections import list_options, open_consumer, open_redis,
 from stream.commands.output import print_json
 from stream.commands.topic import find_ends, find_partitions
 from stream.demo.cast import Cast
+from stream.demo.interrupts import Interrupts
 from stream.demo.progress import PATIENCE_SECONDS, Meter, Patience, Progress, Standstill
 from stream.demo.screen import Screen, choose_screen, open_browser, print_summary, say, tell_addresses
 from stream.demo.servers import prepare_servers
@@ -106,24 +106,6 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
     finally:
         worker.stop()
     return _report(replay, worker, options)
-
-
-class Interrupts:
-    """Remembers a Ctrl-C until `end`: one that is raised inside a finaliser is printed by Python and then forgotten."""
-
-    def __init__(self) -> None:
-        self._pressed = False
-        self._before = signal.signal(signal.SIGINT, self._press)
-
-    def end(self) -> None:
-        """Give Ctrl-C back to who had it before; raises `KeyboardInterrupt` if it was pressed meanwhile."""
-        signal.signal(signal.SIGINT, self._before)
-        if self._pressed:
-            raise KeyboardInterrupt
-
-    def _press(self, *_: object) -> None:
-        self._pressed = True
-        raise KeyboardInterrupt
 
 
 def _report(replay: Replay, worker: WorkerProcess, options: Options) -> int:

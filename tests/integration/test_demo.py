@@ -43,6 +43,24 @@ main()
 """
 """The demo on the first events of the sample."""
 
+CTRL_C_IN_A_FINALISER = """
+import signal, sys
+from stream.demo import runner
+
+class Unlucky:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def tell(*_):
+    Unlucky()
+    print("the interrupt was swallowed", file=sys.stderr)
+
+runner.tell_addresses = tell
+from stream.cli import main
+main()
+"""
+"""The demo, interrupted where Python can't raise; with few events it would end by itself with 0."""
+
 BROKEN_STAGE = """
 import sys
 from zlib import crc32
@@ -260,6 +278,18 @@ def test_ctrl_c_at_any_moment_ends_with_130_and_leaves_nothing(moment: str, rema
     assert demo.returncode == 130, spoken.all()
     assert "Traceback" not in spoken.all()
     assert output == ""
+    assert remains() == []
+
+
+@needs_proc
+def test_ctrl_c_that_python_loses_ends_the_demo_too(remains: Callable[[], list[str]]) -> None:
+    command = (sys.executable, "-c", CTRL_C_IN_A_FINALISER, "demo", "--no-browser", "--events", "20")
+
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert "the interrupt was swallowed" in ended.stderr
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stdout == ""
     assert remains() == []
 
 
