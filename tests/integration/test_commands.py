@@ -399,6 +399,32 @@ def test_replay_sends_the_original_back(place: Place) -> None:
     assert other == Sent(2, b"\x00\x01\x1b[31m", None, (("nudge-replay", f"{dead}/2/0".encode()),))
 
 
+def test_a_misrouted_record_goes_to_the_partition_of_its_person(place: Place) -> None:
+    events = place.create("events")
+    place.create("dead_letters")
+    users = {user: find_partition(user, PARTITIONS, "murmur2") for user in ("ann", "bob", "eve", "kim", "anon:7")}
+    assert len(set(users.values())) > 1
+
+    def misroute(user: str, key: bytes | None, source: int) -> Sent:
+        event = {"event_id": f"e-{user}", "user_id": user, "type": "view", "ts": 1_700_000_000_000}
+        return letter(json.dumps(event).encode(), f"{events}/{source}/1", "misrouted", 1, key=key)
+
+    # Each lay on a partition that is not its person's, under the key of somebody else or none.
+    other = {user: (partition + 1) % PARTITIONS for user, partition in users.items()}
+    strangers = {p: next(u for n in range(99) if find_partition(u := f"x{n}", PARTITIONS, "murmur2") == p)
+                 for p in range(PARTITIONS)}  # fmt: skip
+    place.send("dead_letters", *(misroute(user, strangers[other[user]].encode(), other[user]) for user in users))
+    place.send("dead_letters", misroute("ann", None, other["ann"]))
+    place.send("dead_letters", letter(b"{", f"{events}/0/1", "not_json", 1))
+
+    assert "6 dead letters sent back" in place.run("dlq", "replay", "--reason", "misrouted").output
+
+    sent = place.read("events", 6)
+    assert len(sent) == 6
+    for each in sent:
+        assert each.partition == users[json.loads(each.value or b"")["user_id"]]
+
+
 def test_a_record_that_failed_again_is_sent_once(place: Place) -> None:
     events, dead = place.create("events"), place.create("dead_letters")
     first = letter(b"broken", f"{events}/0/5", "json", 1_000)

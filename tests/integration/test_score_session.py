@@ -119,6 +119,32 @@ async def test_all_that_is_due_in_a_quiet_partition_is_closed_at_once(client: Re
     assert session.fence.next == 50
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known person", "nobody"])
+async def test_a_deadline_whose_window_is_gone_stops_no_partition(client: Redis, known: bool) -> None:
+    # given a deadline in Redis that no window stands behind, before another whose window is there
+    session = await open_session(client)
+    cart = event("ann").of_type("add_to_cart").at(NOON)
+    await session.handle([Record(0, NOON, cart.as_json())])
+    due = name_key("due", TAG)
+    orphan = f"{'0' * 16} {'ann' if known else 'nobody'}"
+    await client.zadd(due, {orphan: NOON - 1})
+    kept = await client.zcard(due)
+    session.people.clear()
+
+    # when the watermark passes both
+    day = 86_400_000
+    later = [Record(n, NOON, event("bob").of_type("page_view").at(NOON + day + n).as_json()) for n in range(1, 4)]
+    await session.handle(later)
+
+    # then events count, the other window has closed with its trigger, and the orphan is gone
+    counts = await counted(client)
+    assert counts["scored"] == 4
+    assert counts["triggers:abandoned-intent"] == 1
+    assert await client.zscore(due, orphan) is None
+    assert await client.zcard(due) < kept - 1
+    assert session.fence.next == 4
+
+
 async def test_an_entry_too_large_is_parked_once_however_often_the_rest_is_sent_again(client: Redis) -> None:
     settings = Settings(outbox={"max_entry_bytes": 1_000})
     fence = await acquire_fence(client, TAG, 0)

@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from stream.embedded import Servers
-from tests.integration.workers import Job, Worker
+from tests.integration.workers import KEY, PINNED, Job, Worker
+from tests.unit.reference import make_lineup
 from tests.unit.test_batch_invariance import eager
 
 pytestmark = pytest.mark.timeout(120)
@@ -47,3 +48,17 @@ async def test_a_taken_port_ends_the_start_with_its_setting_and_nothing_unclosed
         TITLE,
         f"  http.port: can't serve on 127.0.0.1:{taken} (Address already in use); set NUDGE_HTTP_PORT (0 takes any)",
     ]
+
+
+async def test_another_snapshot_key_than_the_models_were_signed_with_stops_the_start(job: Job) -> None:
+    await job.pin(make_lineup("conversion", "click", version=PINNED))
+    lines = start(job, NUDGE_MODELS_SNAPSHOT_KEY=f"another-{KEY}")
+    # The loader has told each of them before.
+    assert lines[-2:] == [
+        TITLE,
+        "  models.snapshot_key: the snapshots of click, conversion, recommend in Redis are signed with another key; "
+        "set that one, or delete the keys `snapshot*` to learn again",
+    ]
+    assert len(lines) == 5
+    assert all(" ERROR stream.agents.models: snapshot " in line for line in lines[:3])
+    assert KEY not in "\n".join(lines)
