@@ -109,6 +109,7 @@ class Metrics:
         self.sentiment_sources = tally("sentiment_source", "Texts scored, by who answered.", "source")
         self.sentiment_labels = tally("sentiment_label", "Texts scored, by label.", "label")
         self.cache_ratio = level("sentiment_cache_ratio", "Share of texts answered from the cache, since the start.")
+        self.relearns = tally("relearns", "Times that a missing snapshot made the examples be learned from the start.")
         self.examples = tally("examples", "Examples written for the learners.", "stage", "label")
         self.log_loss = level("model_log_loss", "Log-loss on matured labels, in nats.", "model")
         self.calibration = level("model_calibration_ratio", "Predicted over observed positives; 1 is right.", "model")

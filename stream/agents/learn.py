@@ -1,7 +1,8 @@
 """The learn agent: examples in, signed snapshots out. A model learns here and nowhere else.
 
 The fence of an examples partition moves only when a snapshot is published, in the same breath; so after a crash the
-learner resumes from the snapshot and reads again exactly the examples that it does not include.
+learner resumes from the snapshot and reads again exactly the examples that it does not include. Where the snapshot is
+gone, all examples that are still in the log are learned again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
-from models.lifecycle.snapshot import seal
+from models.lifecycle.snapshot import Snapshot, seal
 from models.outcomes.features import NAMES, SCHEMA
 from schemas.example import Example, Interaction
+from stream.delivery.errors import StateLost
 from stream.delivery.fence import Fence, advance_fence, hash_record, rank
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -64,17 +66,23 @@ class LearnSession:
         self.created_at = fence.clock
 
     async def open(self) -> int:
-        """Restore the learners as they were when the fence was moved to where it stands."""
-        learning = self.learning
-        snapshots = []
-        for name, version in (await list_versions(learning.redis, self.tag)).items():
-            if version != rank(self.fence.generation, self.fence.next - 1):
-                continue
-            found = await read_snapshot(learning.redis, self.tag, name, version, learning.key)
-            if found is not None:
-                snapshots.append(found)
-        self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA)
+        """Restore the learners as they were when the fence was moved to where it stands; without one of them, none."""
+        if self.fence.last_hash:
+            self.learners = LearnerSet.restore(await self._read_snapshots(), NAMES, SCHEMA)
         return self.fence.next
+
+    async def _read_snapshots(self) -> list[Snapshot]:
+        learning = self.learning
+        version = rank(self.fence.generation, self.fence.next - 1)
+        newest = await list_versions(learning.redis, self.tag)
+        names = [name for name, its in newest.items() if its == version]
+        found = [await read_snapshot(learning.redis, self.tag, name, version, learning.key) for name in names]
+        snapshots = [snapshot for snapshot in found if snapshot is not None]
+        if not snapshots or len(snapshots) < len(names):
+            learning.metrics.relearns.add(1)
+            missing = {name for name, snapshot in zip(names, found, strict=True) if snapshot is None} or {"any model"}
+            raise StateLost(f"no snapshot {version} of {', '.join(sorted(missing))}, up to which examples were learned")
+        return snapshots
 
     async def close(self) -> None:
         """What was learned since the last snapshot is learned again by the next owner."""
@@ -111,6 +119,10 @@ class LearnSession:
     async def _publish(self, last: Record) -> None:
         learning = self.learning
         sealed = await asyncio.to_thread(self._seal, rank(self.fence.generation, last.offset))
+        if not sealed:
+            # A fence that has moved promises a snapshot.
+            self.published_at = time.monotonic()
+            return
         now = int(time.time() * 1000)
         commands = await describe_publication(learning.redis, self.tag, sealed, now, learning.settings.models.keep)
         to = msgspec.structs.replace(

@@ -34,6 +34,8 @@ class ModelLoader:
         self.seen: dict[str, int] = {}
         self.unsigned: set[str] = set()
         """Models whose newest snapshot is not signed with this worker's key."""
+        self.behind: set[str] = set()
+        """Models whose newest snapshot is older than the one in use."""
 
     async def run(self) -> None:
         """Look for newer snapshots for ever."""
@@ -49,7 +51,7 @@ class ModelLoader:
         pinned = self.settings.models.pinned
         for model, (tag, newest) in (await list_newest(self.redis, self.partitions)).items():
             version = newest if pinned is None else pinned
-            if self.seen.get(model) == version:
+            if self.seen.get(model) == version or (pinned is None and self._is_behind(model, version)):
                 continue
             try:
                 snapshot = await self._read(tag, model, version)
@@ -64,6 +66,19 @@ class ModelLoader:
             except SnapshotRefused as error:
                 self.seen[model] = version
                 log.error("snapshot %s %d refused: %s", model, version, error)
+
+    def _is_behind(self, model: str, version: int) -> bool:
+        """Whether a model is learned again and not yet as far as the one in use, which stays until then."""
+        held = self.seen.get(model)
+        if held is None or version > held:
+            self.behind.discard(model)
+            return False
+        if model not in self.behind:
+            self.behind.add(model)
+            log.warning(
+                "%s is learned again, now at version %d; %d stays in use until that is passed", model, version, held
+            )
+        return True
 
     async def _read(self, tag: Tag, model: str, version: int) -> Snapshot | None:
         try:

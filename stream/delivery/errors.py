@@ -25,5 +25,9 @@ class LogMismatch(DeliveryError):
     """The log is not the one that the fence knows: the topic was made anew, or cut off below the fence."""
 
 
+class StateLost(DeliveryError):
+    """What the fence says was made of the log is not there any more: it must be made again from the log's start."""
+
+
 class PartitionsChanged(DeliveryError):
     """The events topic has another number of partitions than the state in Redis was written with."""

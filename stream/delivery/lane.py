@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from aiokafka.errors import (
     CommitFailedError,
@@ -28,7 +28,7 @@ from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
 from stream.delivery.continuity import judge
-from stream.delivery.errors import LogMismatch, NotMember, Refused
+from stream.delivery.errors import LogMismatch, NotMember, Refused, StateLost
 from stream.delivery.fence import Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
@@ -112,9 +112,7 @@ class Lane:
             session = self.source.open_session(self.partition.partition, fence)
         try:
             with self._pause("assignment"):
-                position = await session.open()
-                await self._verify(fence, start)
-                self.position = max(position, start)
+                self.position = max(await self._open(session, fence, start), start)
                 self._seek(self.position)
             await self._serve(session)
         finally:
@@ -134,6 +132,17 @@ class Lane:
             await clear(self.partition.partition, acquired)
             acquired = await open_fence(self.source.redis, self.tag, acquired)
         return acquired, start
+
+    async def _open(self, session: Session, fence: Fence, start: int) -> int:
+        """Where to read from, once the session has what it needs and the log is the one that the fence knows."""
+        try:
+            position = await session.open()
+        except StateLost as error:
+            await self._verify(fence, start)
+            log.error("%s: %s; made again from the log's start at %d", self.tag, error, start)
+            await self._begin_anew(fence, start, another=False)
+        await self._verify(fence, start)
+        return position
 
     async def _find_start(self) -> int:
         return int((await self.source.consumer.beginning_offsets([self.partition]))[self.partition])
@@ -157,8 +166,12 @@ class Lane:
                 f"{why}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
             )
         log.error("%s: %s; beginning anew at %d, as configured", self.tag, why, start)
-        await reset_fence(self.source.redis, self.tag, fence, start, another=verdict == "another")
-        raise Refused(fence.owner, fence.next, fence.owner, start)
+        await self._begin_anew(fence, start, another=verdict == "another")
+
+    async def _begin_anew(self, fence: Fence, start: int, *, another: bool) -> NoReturn:
+        """Set the fence back to the log's start, and have the partition acquired again from there."""
+        await reset_fence(self.source.redis, self.tag, fence, start, another=another)
+        raise Refused(fence.owner, fence.next, fence.owner, start, f"set back from {fence.next} to {start}")
 
     async def _look(self, fence: Fence, start: int) -> tuple[int, int | None, str | None]:
         """Start, end if it lies below the fence, and the hash of the record before `next` if there is one."""

@@ -21,7 +21,10 @@ class Session(Protocol):
     """The fence as this session last wrote or acquired it."""
 
     async def open(self) -> int:
-        """Read what is needed to go on; return the offset to read from, at most the fence's `next`."""
+        """Read what is needed to go on; return the offset to read from, at most the fence's `next`.
+
+        Raises `StateLost` where that is not there: the fence is then set back to the log's start.
+        """
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Make the records count, once, or raise and leave no trace."""

@@ -14,7 +14,7 @@ TYPES = {
     "counter": {
         "events", "late", "dead_letters", "unknown_fields", "consents", "consent_denials", "rebalances",
         "fence_rejections", "outbox_sent", "outbox_parked", "stale_triggers", "sentiment_source", "sentiment_label",
-        "examples", "triggers", "suppressed",
+        "examples", "relearns", "triggers", "suppressed",
     },
     "gauge": {
         "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "model_log_loss",
