@@ -38,12 +38,13 @@ from stream.agents.models import ModelLoader
 from stream.agents.privacy import PrivacySession
 from stream.agents.score import Scoring
 from stream.agents.supervision import PersistentSupervisor
-from stream.broker import TopicSpec, describe_topics, ensure_topics, probe
+from stream.broker import TopicSpec, await_coordinators, describe_topics, ensure_topics, probe
 from stream.delivery.connection import describe_connection, describe_security
 from stream.delivery.fence import Fence
 from stream.delivery.producer import Producer
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
+from stream.logs import configure_logging
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
 from stream.settings import BadSettings, Settings, require_servers
@@ -135,7 +136,8 @@ class Engine:
         self.vitals.pause("start")
         await self.redis.ping()
         await check_eviction(self.redis)
-        capabilities = await probe(settings.kafka.bootstrap, connection=describe_security(settings))
+        bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
+        capabilities = await probe(bootstrap, connection=security)
         log.info("broker can do: %s", capabilities)
         partitions = await find_topics(settings)
         count = partitions[settings.topics.events]
@@ -154,6 +156,8 @@ class Engine:
             raise BadSettings(f"http.port: {error.strerror}") from error
         self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
         self.faust.finalize()
+        groups = [source.consumer_group for source in self.sources]
+        await await_coordinators(bootstrap, [*groups, self.faust.conf.id], connection=security)
         await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
         self.vitals.resume("start")
         log.info("at work; live page at %s", self.web.url)
@@ -389,10 +393,3 @@ def run_worker(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     uvloop.run(serve(settings))
-
-
-def configure_logging(level: str) -> None:
-    """One line a record; the Kafka clients speak only when something is wrong."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("aiokafka", "faust", "mode"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

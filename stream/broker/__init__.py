@@ -1,7 +1,8 @@
-"""What is found out about a Kafka broker at start, and the topics that nudge needs there."""
+"""What is found out about a Kafka broker at start, what is waited for, and the topics that nudge needs there."""
 
 from stream.broker.capabilities import Capabilities, probe
 from stream.broker.connection import BrokerError, Connection
+from stream.broker.coordinator import await_coordinators
 from stream.broker.topics import TopicSpec, TopicState, describe_topics, ensure_topics
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Connection",
     "TopicSpec",
     "TopicState",
+    "await_coordinators",
     "describe_topics",
     "ensure_topics",
     "probe",

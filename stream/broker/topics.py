@@ -43,7 +43,7 @@ async def ensure_topics(
     Existing topics are left as they are, whatever their settings. Several workers may do this at once. Raises
     BrokerError when no broker answers, a topic is refused, or is not there after `timeout_s`.
     """
-    async with _admin(bootstrap, connection, timeout_s) as admin:
+    async with open_admin(bootstrap, connection, timeout_s) as admin:
         there = await _partitions(admin)
         missing = [spec for spec in topics if spec.name not in there]
         if missing:
@@ -58,7 +58,7 @@ async def describe_topics(
 
     Raises BrokerError when no broker answers.
     """
-    async with _admin(bootstrap, connection) as admin:
+    async with open_admin(bootstrap, connection) as admin:
         there = await _partitions(admin)
         found = [name for name in names if name in there]
         configs = await _configs(admin, found)
@@ -66,9 +66,10 @@ async def describe_topics(
 
 
 @asynccontextmanager
-async def _admin(
+async def open_admin(
     bootstrap: str, connection: Connection | None, timeout_s: float = REQUEST_TIMEOUT_MS / 1000
 ) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for questions to the broker; raises BrokerError when none answers."""
     admin = AIOKafkaAdminClient(
         bootstrap_servers=bootstrap,
         request_timeout_ms=min(REQUEST_TIMEOUT_MS, round(timeout_s * 1000)),

@@ -131,7 +131,7 @@ class Drain:
 
     async def _send(self, chunk: list[Entry]) -> bool:
         """Send and trim, as often as it takes; False when the partition has another owner."""
-        sent = False
+        sent, told = False, None
         last = chunk[-1].position
         keys = [name_key("fence", self.tag), name_key("outbox", self.tag)]
         holder = f"drain {self.tag}"
@@ -145,7 +145,9 @@ class Drain:
                     return bool(trimmed == 1)
                 except (KafkaError, RedisError, OSError) as error:
                     cause: Cause = "broker" if isinstance(error, KafkaError) else "redis"
-                    log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
+                    if cause != told:
+                        log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
+                        told = cause
                     self.vitals.pause(cause, holder)
                     await asyncio.sleep(random.uniform(0.05, 0.3))
         finally:

@@ -50,6 +50,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         """`clear` deletes what a partition without a fence left behind; None where the fence is all there is."""
         self.name = name
+        self.consumer_group = f"{settings.app}-{name}"
         self.topic = topic
         self.settings = settings
         self.redis = redis
@@ -71,7 +72,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         kafka = self.settings.kafka
         self.consumer = AIOKafkaConsumer(
             **describe_connection(self.settings),
-            group_id=f"{self.settings.app}-{self.name}",
+            group_id=self.consumer_group,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=self.isolation_level,

@@ -25,7 +25,7 @@ from stream.demo.cast import Cast
 from stream.demo.interrupts import Interrupts
 from stream.demo.progress import PATIENCE_SECONDS, Meter, Patience, Progress, Standstill
 from stream.demo.screen import Screen, choose_screen, open_browser, print_summary, say, tell_addresses
-from stream.demo.servers import prepare_servers
+from stream.demo.servers import check_unused
 from stream.demo.setting import build_settings, choose_overrides, write_environment
 from stream.demo.summary import Summary, check_balance, collect_summary
 from stream.demo.worker import COMMAND, WorkerProcess
@@ -86,7 +86,7 @@ def _play(options: Options, servers: Servers, guard: Guard) -> int:
     port = free_port()
     overrides = choose_overrides(servers, port)
     settings = build_settings(overrides)
-    asyncio.run(prepare_servers(settings))
+    asyncio.run(check_unused(settings))
     interrupts = Interrupts()
     say("starting a worker")
     environment = write_environment(overrides, settings)

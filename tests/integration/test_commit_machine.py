@@ -442,7 +442,7 @@ class CommitMachine(RuleBasedStateMachine):
         entries = self.admin.xrange(place)
         positions = [tuple(map(int, name.split(b"-"))) for name, _ in entries]
         assert positions == sorted(set(positions))
-        assert [outbox._read_entry(name, fields) for name, fields in entries] == [
+        assert [outbox.read_entry(name, fields) for name, fields in entries] == [
             self.model.outbox[position] for position in sorted(self.model.outbox)
         ]
 
