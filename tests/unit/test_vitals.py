@@ -125,9 +125,9 @@ def test_after_a_pause_the_position_has_time_to_move(case: Case) -> None:
 def test_pauses_that_come_and_go_do_not_hide_a_position_that_stands_still(case: Case) -> None:
     for _ in range(7):
         case.vitals.progress(4_000, 12)
-        case.vitals.pause("back_pressure")
+        case.vitals.pause("outbox")
         case.wait(20)
-        case.vitals.resume("back_pressure")
+        case.vitals.resume("outbox")
         case.wait(10)
 
     assert not case.alive
