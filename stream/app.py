@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import os
-import random
-import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, Final
 
-import faust
-import uvloop
 from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -32,19 +24,18 @@ from models.outcomes.features import SCHEMA
 from models.outcomes.learner import WARM
 from models.sentiment.cascade import Cascade
 from schemas.trigger import RecommendationTrigger
-from stream.agents.items import upsert_items
 from stream.agents.learn import Learning
 from stream.agents.models import ModelLoader
 from stream.agents.privacy import PrivacySession
 from stream.agents.score import Scoring
 from stream.agents.supervision import PersistentSupervisor
 from stream.broker import TopicSpec, await_coordinators, describe_topics, ensure_topics, probe
-from stream.delivery.connection import describe_connection, describe_security
+from stream.delivery.connection import describe_security
 from stream.delivery.fence import Fence
 from stream.delivery.producer import Producer
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
-from stream.logs import configure_logging
+from stream.host import add_catalogue, build_faust, work_offers
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
 from stream.settings import BadSettings, Settings, require_servers
@@ -58,8 +49,8 @@ from stream.web.server import WebService, build_app
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS: Final = 20.0
-"""How long a worker that was told to stop may take."""
+AGENT_NAMES: Final = {"events": "score", "examples": "learn", "privacy": "privacy"}
+"""Source -> the agent that works its batches."""
 
 DAY: Final = 86_400_000
 
@@ -303,93 +294,3 @@ class Engine:
             title = await call(self.redis, "HGET", f"item:{item}", "title")
             if title is not None:
                 self.titles[item] = title.decode()
-
-
-AGENT_NAMES: Final = {"events": "score", "examples": "learn", "privacy": "privacy"}
-
-
-async def work_offers(stream: AsyncIterable[Offer]) -> None:
-    """Body of the score, learn and privacy agents: each batch goes to the session that it was read for."""
-    async for offer in stream:
-        await offer.work()
-
-
-def build_faust(settings: Settings) -> faust.App:
-    """The host. Its own consumer carries the catalogue alone, which can be read again."""
-    return faust.App(
-        f"{settings.app}-host",
-        broker=f"kafka://{settings.kafka.bootstrap.replace(',', ';')}",
-        broker_credentials=describe_credentials(settings),
-        broker_session_timeout=settings.kafka.session_timeout / 1000,
-        broker_heartbeat_interval=settings.kafka.heartbeat / 1000,
-        consumer_auto_offset_reset="earliest",
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        web_enabled=False,
-        # Nothing is kept there, and the working folder is not ours to write into.
-        datadir=Path(gettempdir()) / f"{settings.app}-host",
-    )
-
-
-def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
-    """The items agent: upserts in groups, so that a whole catalogue read again costs little."""
-
-    async def items(stream: Any) -> None:
-        async for values in stream.take(500, within=0.2):
-            # Faust takes an event as done when its agent raises, so this one waits for Redis instead.
-            while True:
-                try:
-                    await upsert_items(redis, [value for value in values if value is not None])
-                    break
-                except (RedisError, OSError) as error:
-                    log.warning("catalogue waits for Redis: %s", error)
-                    await asyncio.sleep(random.uniform(0.2, 0.6))
-
-    raw = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
-    app.agent(raw, name="items", supervisor_strategy=PersistentSupervisor)(items)
-
-
-def describe_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """Faust's form of the same credentials that every other client uses."""
-    connection = describe_connection(settings)
-    context = connection.get("ssl_context")
-    if "sasl_mechanism" in connection:
-        return faust.SASLCredentials(
-            username=connection["sasl_plain_username"],
-            password=connection["sasl_plain_password"],
-            mechanism=connection["sasl_mechanism"],
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context=context) if context is not None else None
-
-
-async def serve(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    engine = Engine(settings)
-    starting, stopping = asyncio.create_task(engine.start()), asyncio.create_task(stop.wait())
-    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        starting.result()
-        await stopping
-        try:
-            await asyncio.wait_for(engine.stop(), GRACE_SECONDS)
-            return
-        except TimeoutError:
-            log.error("not stopped within %g s; what was not committed is read again", GRACE_SECONDS)
-    # Clients that wait for servers which are away can't be waited for.
-    logging.shutdown()
-    os._exit(1)
-
-
-def run_worker(settings: Settings) -> None:
-    """Entry point of `nudge worker`: blocks until the worker is told to stop."""
-    configure_logging(settings.log_level)
-    # Nearly all that a batch makes is free of cycles; what is loaded by now stays for ever.
-    gc.set_threshold(50_000, 20, 50)
-    gc.collect()
-    gc.freeze()
-    uvloop.run(serve(settings))

@@ -109,7 +109,7 @@ def worker(
     settings = load(**overrides)
     require_servers(settings)
     # The host takes a second to import: settings that are wrong are told before.
-    from stream.app import run_worker
+    from stream.process import run_worker
 
     with name_outages(settings):
         run_worker(settings)

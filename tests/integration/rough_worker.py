@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterable
 from typing import Any
 
-from stream import app
+from stream import app, process
 from stream.delivery.session import Offer
 from stream.settings import Settings, load_settings
 from stream.stages import features
@@ -68,4 +68,4 @@ if __name__ == "__main__":
         app.build_faust = build_talking_faust
     if "poison" in sys.argv:
         features.advance = advance_unless_poisoned
-    app.run_worker(load_settings())
+    process.run_worker(load_settings())

@@ -100,7 +100,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_worker_gets_the_settings_and_the_port(monkeypatch: pytest.MonkeyPatch, empty_folder: Path) -> None:
     seen: list[object] = []
-    monkeypatch.setitem(sys.modules, "stream.app", types.SimpleNamespace(run_worker=seen.append))
+    monkeypatch.setitem(sys.modules, "stream.process", types.SimpleNamespace(run_worker=seen.append))
     monkeypatch.setenv("NUDGE_KAFKA_BOOTSTRAP", "127.0.0.1:2")
     monkeypatch.setenv("NUDGE_REDIS_URL", "redis://127.0.0.1:1")
     monkeypatch.setenv("NUDGE_MODELS_SNAPSHOT_KEY", "k" * 32)
@@ -112,7 +112,7 @@ def test_the_worker_gets_the_settings_and_the_port(monkeypatch: pytest.MonkeyPat
 
 def test_a_worker_without_servers_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setitem(sys.modules, "stream.app", types.SimpleNamespace(run_worker=seen.append))
+    monkeypatch.setitem(sys.modules, "stream.process", types.SimpleNamespace(run_worker=seen.append))
     result = runner.invoke(app, ["worker"])
     assert result.exit_code == 2
     assert all(option in result.stderr for option in ("kafka.bootstrap", "redis.url", "models.snapshot_key"))

@@ -1,0 +1,81 @@
+"""The host: the Faust app that runs the agents, and by its own consumer reads the catalogue, which can be read again.
+
+What must not be lost does not come through it: the batch sources put their offers before the agents' channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterable
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import faust
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from stream.agents.items import upsert_items
+from stream.agents.supervision import PersistentSupervisor
+from stream.delivery.connection import describe_connection
+from stream.delivery.session import Offer
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def work_offers(stream: AsyncIterable[Offer]) -> None:
+    """Body of the score, learn and privacy agents: each batch goes to the session that it was read for."""
+    async for offer in stream:
+        await offer.work()
+
+
+def build_faust(settings: Settings) -> faust.App:
+    """The host. Its own consumer carries the catalogue alone, which can be read again."""
+    return faust.App(
+        f"{settings.app}-host",
+        broker=f"kafka://{settings.kafka.bootstrap.replace(',', ';')}",
+        broker_credentials=describe_credentials(settings),
+        broker_session_timeout=settings.kafka.session_timeout / 1000,
+        broker_heartbeat_interval=settings.kafka.heartbeat / 1000,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        # Nothing is kept there, and the working folder is not ours to write into.
+        datadir=Path(gettempdir()) / f"{settings.app}-host",
+    )
+
+
+def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
+    """The items agent: upserts in groups, so that a whole catalogue read again costs little."""
+
+    async def items(stream: Any) -> None:
+        async for values in stream.take(500, within=0.2):
+            # Faust takes an event as done when its agent raises, so this one waits for Redis instead.
+            while True:
+                try:
+                    await upsert_items(redis, [value for value in values if value is not None])
+                    break
+                except (RedisError, OSError) as error:
+                    log.warning("catalogue waits for Redis: %s", error)
+                    await asyncio.sleep(random.uniform(0.2, 0.6))
+
+    raw = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
+    app.agent(raw, name="items", supervisor_strategy=PersistentSupervisor)(items)
+
+
+def describe_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Faust's form of the same credentials that every other client uses."""
+    connection = describe_connection(settings)
+    context = connection.get("ssl_context")
+    if "sasl_mechanism" in connection:
+        return faust.SASLCredentials(
+            username=connection["sasl_plain_username"],
+            password=connection["sasl_plain_password"],
+            mechanism=connection["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context=context) if context is not None else None

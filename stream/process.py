@@ -1,0 +1,53 @@
+"""The worker's process: from settings to an engine at work, and to its end, within a grace, when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from typing import Final
+
+import uvloop
+
+from stream.app import Engine
+from stream.logs import configure_logging
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 20.0
+"""How long a worker that was told to stop may take."""
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = Engine(settings)
+    starting, stopping = asyncio.create_task(engine.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        await stopping
+        try:
+            await asyncio.wait_for(engine.stop(), GRACE_SECONDS)
+            return
+        except TimeoutError:
+            log.error("not stopped within %g s; what was not committed is read again", GRACE_SECONDS)
+    # Clients that wait for servers which are away can't be waited for.
+    logging.shutdown()
+    os._exit(1)
+
+
+def run_worker(settings: Settings) -> None:
+    """Entry point of `nudge worker`: blocks until the worker is told to stop."""
+    configure_logging(settings.log_level)
+    # Nearly all that a batch makes is free of cycles; what is loaded by now stays for ever.
+    gc.set_threshold(50_000, 20, 50)
+    gc.collect()
+    gc.freeze()
+    uvloop.run(serve(settings))
