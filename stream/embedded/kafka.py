@@ -87,8 +87,8 @@ def _format(home: Path, properties: Path, env: Mapping[str, str]) -> None:
         str(_script(home, "kafka-storage.sh")),
         "format",
         "--ignore-formatted",
-        "-t",
-        cluster,
+        # In one word: an id may begin with a dash.
+        f"--cluster-id={cluster}",
         "-c",
         str(properties),
     ]
