@@ -114,7 +114,8 @@ def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, 
 
     A request passed on from the ledger carries its place there: one at or below the last applied of its ledger
     partition is a second copy, and must not undo what came after it. A ledger made anew is of a higher generation, so
-    that its low offsets are no copies. An erasure withdraws every purpose.
+    that its low offsets are no copies; so when the same requests are in it again, a grant that is dated before the
+    last decision changes nothing. An erasure withdraws every purpose.
     """
     if ledger is not None:
         partition, place = ledger
@@ -123,13 +124,19 @@ def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, 
             return
         dossier.ledger[partition] = place
     changes = dict.fromkeys(PURPOSES, False) if request.action == "erase" else request.consent
-    decide(dossier, {str(purpose): allowed for purpose, allowed in changes.items()}, request.ts)
+    news = {
+        str(purpose): allowed
+        for purpose, allowed in changes.items()
+        if not allowed or request.ts >= dossier.decided.get(purpose, -1)
+    }
+    decide(dossier, news, request.ts)
 
 
 def decide(dossier: Dossier, changes: Mapping[str, bool], ts: int) -> None:
     """Make `changes`, decided at `ts` (ms), what holds."""
     dossier.consent.update(changes)
-    dossier.decided.update(dict.fromkeys(changes, ts))
+    for purpose in changes:
+        dossier.decided[purpose] = max(ts, dossier.decided.get(purpose, -1))
 
 
 def _choose_news(dossier: Dossier, consent: Mapping[str, bool], ts: int) -> dict[str, bool]:

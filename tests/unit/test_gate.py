@@ -23,9 +23,15 @@ ALL = dict.fromkeys(PURPOSES, True)
 NONE = dict.fromkeys(PURPOSES, False)
 
 
-def request(consent: Mapping[Any, bool], ledger: bytes | None = None, action: str = "consent", user: str = "u1") -> Any:
+def request(
+    consent: Mapping[Any, bool],
+    ledger: bytes | None = None,
+    action: str = "consent",
+    user: str = "u1",
+    at: int = NOON,
+) -> Any:
     """Value and headers of a privacy request."""
-    value = {"request_id": "r", "user_id": user, "ts": NOON, "action": action, "consent": consent}
+    value = {"request_id": "r", "user_id": user, "ts": at, "action": action, "consent": consent}
     place = [] if ledger is None else [(LEDGER_HEADER, ledger)]
     return msgspec.json.encode(value), [(KIND_HEADER, b"privacy"), *place]
 
@@ -143,6 +149,22 @@ def test_a_second_copy_of_a_request_does_not_undo_a_later_one(size: int) -> None
 def test_a_second_copy_does_not_undo_what_another_way_brought() -> None:
     found = pass_through(request(ALL, b"0/3"), request(NONE), request(ALL, b"0/3"), view())
     assert found.counts["denied"] == 1
+
+
+@sizes
+def test_grants_read_again_from_a_ledger_made_anew_undo_no_later_withdrawal(size: int) -> None:
+    # Given: a grant from the ledger, then a withdrawal, and another that comes late
+    steps = [request(ALL, b"0/3", at=NOON), request(NONE, at=NOON + 9), request(NONE, at=NOON + 5)]
+
+    # When: the same grant is in a ledger that was made anew
+    again = request(ALL, b"0/1/0", at=NOON)
+    found = pass_through(*steps, again, request(ALL, b"0/1/1", at=NOON + 7), view(1), size=size)
+
+    # Then: it changes nothing, and a later grant does
+    assert found.people["u1"].consent == NONE
+    assert found.counts["denied"] == 1
+    found = pass_through(*steps, again, request(ALL, b"0/1/1", at=NOON + 10), view(1), size=size)
+    assert found.counts["scored"] == 1
 
 
 def test_partitions_of_the_ledger_are_told_apart() -> None:
