@@ -91,9 +91,10 @@ class ScoreSession:
         """Score and commit; an event that makes a stage fail is found by halving and sent to the dead letters."""
         self.quiet_since = time.monotonic()
         # An agent that was cancelled between two halves is offered the whole again: what is applied is not read twice.
-        records = [record for record in records if record.offset >= self.fence.next]
-        if not records:
-            return
+        if records[0].offset < self.fence.next:
+            records = [record for record in records if record.offset >= self.fence.next]
+            if not records:
+                return
         try:
             await self._apply(records)
         except OURS:
@@ -129,7 +130,7 @@ class ScoreSession:
         # The watermark in the fence stays: an event that comes late all the same must find it where a replay would.
         batch.items = [Item(IdleRecord(self.fence.next - 1, now), None, None, None, None, "", now, watermark)]
         await self.people.load(batch, watermark)
-        if not batch.due:
+        if not batch.due and not batch.closed:
             return False
         await self.scoring.stages.run(batch, self.scoring.champions.current)
         await self._commit(batch, self.fence.next, self.fence.last_hash)

@@ -58,9 +58,18 @@ class Lane:
         self.busy = asyncio.Lock()
         self.checked = time.monotonic()
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
+        self._stopping: asyncio.Task[None] | None = None
 
     async def stop(self, seconds: float) -> None:
-        """End the lane; a batch in flight may finish within `seconds`."""
+        """End the lane; a batch in flight may finish within `seconds`, counted from the first call.
+
+        Who stops waiting does not stop the stop: the client cancels its rebalance callbacks when it is closed.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(seconds), name=f"end of {self.task.get_name()}")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self.busy.acquire()

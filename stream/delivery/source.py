@@ -64,6 +64,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.max_records = settings.batch.max_records
         self.on_log_mismatch = settings.on_log_mismatch
         self.lanes: dict[TopicPartition, Lane] = {}
+        self._parting: list[Lane] = []
         self.consumer: AIOKafkaConsumer
         self._hints: asyncio.Task[None] | None = None
 
@@ -129,9 +130,11 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         return found
 
     async def _end(self, partitions: list[TopicPartition]) -> None:
-        lanes = [self.lanes.pop(partition) for partition in partitions]
+        """Stop lanes, and wait for those too that a rebalance is stopping."""
+        self._parting += [self.lanes.pop(partition) for partition in partitions]
         deadline = DRAIN_SHARE * self.settings.kafka.rebalance_timeout / 1000
-        await asyncio.gather(*(lane.stop(deadline) for lane in lanes))
+        await asyncio.gather(*(lane.stop(deadline) for lane in self._parting))
+        self._parting = [lane for lane in self._parting if not lane.task.done()]
 
     async def _hint(self) -> None:
         while True:
