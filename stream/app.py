@@ -202,7 +202,14 @@ class Engine:
             if cleared:
                 log.error("partition %d had no fence but %d keys, deleted: the log is read again", partition, cleared)
 
-        self._source("events", topics.events, self.scoring.open, clear=clear)
+        self._source(
+            "events",
+            topics.events,
+            self.scoring.open,
+            clear=clear,
+            start_from=self.settings.start_from,
+            on_state_loss=self.settings.on_state_loss,
+        )
         self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
         self._source("privacy", topics.privacy, open_privacy)
 

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
+
+from schemas.reasons import Rejected
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -64,12 +66,21 @@ app = typer.Typer(
 )
 dlq = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(dlq, name="dlq")
+fence = typer.Typer(help="Say where partitions go on.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(fence, name="fence")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Parked = Annotated[
     bool, typer.Option("--parked", help="Outbox entries that could not be sent, instead of dead letters.")
 ]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
+
+
+class Source(StrEnum):
+    """Topics whose place an operator may choose."""
+
+    events = "events"
+    privacy = "privacy"
 
 
 class Broker(StrEnum):
@@ -235,6 +246,54 @@ def dlq_replay(
     if bool(reason) == everything:
         raise typer.BadParameter("give --reason, or --all for every reason")
     asyncio.run(replay_letters(load(), reasons=reason or (), limit=limit, dry_run=dry_run))
+
+
+@fence.callback()
+def fence_group() -> None:
+    """Say where partitions go on."""
+
+
+@fence.command("reset")
+def fence_reset(
+    to_offset: Annotated[int | None, typer.Option(min=0, help="The next offset to apply.")] = None,
+    to_time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The first record at or after it, ISO 8601.")
+    ] = None,
+    to_earliest: Annotated[bool, typer.Option("--to-earliest", help="The first record there is.")] = False,
+    to_latest: Annotated[bool, typer.Option("--to-latest", help="Behind the last record there is.")] = False,
+    partition: Annotated[
+        list[int] | None, typer.Option(min=0, help="Only this one; may be given several times.")
+    ] = None,
+    source: Annotated[Source, typer.Option(help="Which topic.")] = Source.events,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete what the log makes again, and make it again.")] = False,
+    drop_outbox: Annotated[bool, typer.Option("--drop-outbox", help="Drop what waits to be sent.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put partitions at another place of their log; running workers go on there."""
+    from schemas.timestamps import read_millis
+    from stream.commands.fence import Target, reset_fences
+
+    if sum((to_offset is not None, to_time is not None, to_earliest, to_latest)) != 1:
+        raise typer.BadParameter("give one of --to-offset, --to-time, --to-earliest and --to-latest")
+    if clear and source is Source.privacy:
+        raise typer.BadParameter("--clear is for events: requests make nothing but what they pass on")
+    try:
+        millis = None if to_time is None else read_millis(to_time, "--to-time")
+    except Rejected as error:
+        raise typer.BadParameter(error.message) from None
+    end: Literal["earliest", "latest"] | None = "earliest" if to_earliest else "latest" if to_latest else None
+    done = asyncio.run(
+        reset_fences(
+            load(),
+            source.value,
+            partition or (),
+            Target(to_offset, millis, end),
+            clear=clear,
+            drop_outbox=drop_outbox,
+            confirm=(lambda _: True) if yes else typer.confirm,
+        )
+    )
+    raise typer.Exit(int(not done))
 
 
 @app.command()

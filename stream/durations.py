@@ -1,11 +1,17 @@
-"""Durations: milliseconds inside, `500ms`, `30s`, `15m`, `6h` or `7d` in the configuration, words in messages."""
+"""Durations and moments as the configuration has them.
+
+A duration is `500ms`, `30s`, `15m`, `6h` or `7d`, milliseconds inside, and words in messages.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from schemas.reasons import Rejected
+from schemas.timestamps import read_millis
 
 UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 NAMES: Final = {"ms": "millisecond", "s": "second", "m": "minute", "h": "hour", "d": "day"}
@@ -42,3 +48,17 @@ def spell_duration(millis: int) -> str:
     unit, size = next(((u, s) for u, s in reversed(UNITS.items()) if millis and millis % s == 0), ("ms", 1))
     count = millis // size
     return f"{count} {NAMES[unit]}{'' if count == 1 else 's'}"
+
+
+def check_start(text: str) -> str:
+    """Return `earliest`, `latest` or an ISO 8601 time as it is; raises `ValueError` for anything else."""
+    if text not in ("earliest", "latest"):
+        try:
+            read_millis(text, "start_from")
+        except Rejected:
+            raise ValueError("neither earliest, nor latest, nor a time such as 2026-01-31T08:00:00Z") from None
+    return text
+
+
+Start = Annotated[str, AfterValidator(check_start)]
+"""A place in a log."""

@@ -30,7 +30,7 @@ from schemas.privacy import PURPOSES, Purpose
 from stream.addresses import Brokers, RedisUrl
 from stream.configuration import Variables, find_file, list_unknown, list_variables, name_variable, read_file
 from stream.conflicts import find_conflicts
-from stream.durations import Duration, parse_duration
+from stream.durations import Duration, Start, parse_duration
 from stream.problems import Describer, join_problems, overlap, strike, suggest
 from stream.rules import DEFAULT_ROLES, DEFAULT_RULES, AbandonedRule, AnyRule, Outcome, Rule, ScoreRule, Section
 
@@ -195,6 +195,12 @@ class Settings(BaseSettings):
     )
     on_log_mismatch: Literal["pause", "earliest"] = Field(
         "pause", description="when the log is not the one that the fence knows: wait, or begin at its start"
+    )
+    start_from: Start = Field(
+        "earliest", description="where events are read from at the very first start: earliest, latest or a time"
+    )
+    on_state_loss: Literal["replay", "resume"] = Field(
+        "replay", description="when Redis has lost a fence: read the log again, or go on where the group was"
     )
     profile_ttl: Duration = Field(
         parse_duration("400d"), ge=60_000, description="a person not seen for so long begins anew"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,6 +27,10 @@ _advance: Final = Script("stream.delivery", "advance.lua")
 
 GENERATION: Final = 10**12
 """More than a partition has offsets, and few enough that a thousand generations fit into a float of 64 bits."""
+
+
+CHOSEN: Final = "-"
+"""Stands for the hash of the last record applied where somebody chose to begin at `next`, and nobody read before it."""
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,14 +99,18 @@ async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
     return parse_fence([part for pair in fields.items() for part in pair])
 
 
-async def acquire_fence(redis: Redis, tag: Tag, start: int, *, clear: bool = False) -> Fence:
+async def acquire_fence(
+    redis: Redis, tag: Tag, start: int, *, clear: bool = False, last_hash: Literal["", "-"] = ""
+) -> Fence:
     """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet.
+
+    `last_hash` is empty where that is the log's beginning, `CHOSEN` where it is another place.
 
     With `clear`, a new fence is marked as `clearing`, for whoever holds it to clear the partition and call
     `open_fence`; until then the mark passes from owner to owner.
     """
     keys = [name_key("fence", tag), name_key("generation", tag)]
-    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear)]))
+    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear), last_hash]))
     assert fence is not None
     return fence
 
@@ -138,6 +146,20 @@ async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int, *, anothe
             ("HSET", name_key("fence", tag), "generation", generation),
             ("SET", name_key("generation", tag), generation),
         ]
+    await advance_fence(redis, tag, held, anew, commands)
+
+
+async def place_fence(redis: Redis, tag: Tag, held: Fence, at: int, *, clear: bool) -> None:
+    """Have the partition go on at offset `at` of the same log, chosen by an operator. Raises `Refused`.
+
+    With `clear` all that the log makes again goes first, clocks too, by whoever acquires the partition next. The
+    outbox must be empty: entries to come may have lower positions.
+    """
+    anew = msgspec.structs.replace(held, next=at, last_hash=CHOSEN, emitted=Position(-1, 0))
+    commands: list[tuple[Argument, ...]] = [("DEL", name_key("outbox", tag))]
+    if clear:
+        anew = msgspec.structs.replace(anew, clock=0, watermark=0)
+        commands.append(("HSET", name_key("fence", tag), "clearing", 1))
     await advance_fence(redis, tag, held, anew, commands)
 
 

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from aiokafka.errors import (
     CommitFailedError,
@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 
 from stream.delivery.continuity import judge
 from stream.delivery.errors import LogMismatch, NotMember, Refused, StateLost
-from stream.delivery.fence import Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
+from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
 from stream.state.keys import tag_source
@@ -133,8 +133,10 @@ class Lane:
         clear = self.source.clear
         fence = await read_fence(self.source.redis, self.tag)
         start = await self._find_start()
-        await self._check_membership(fence.next if fence else start)
-        acquired = await acquire_fence(self.source.redis, self.tag, start, clear=clear is not None)
+        begin = start if fence else await self.source.choose_beginning(self.partition, start)
+        await self._check_membership(fence.next if fence else begin)
+        last_hash: Literal["", "-"] = "" if begin == start else CHOSEN
+        acquired = await acquire_fence(self.source.redis, self.tag, begin, clear=clear is not None, last_hash=last_hash)
         await self._check_membership(acquired.next)
         if acquired.clearing and clear is not None:
             # Only under the token, or a worker that stalls here could delete what the next owner has made.
@@ -191,11 +193,14 @@ class Lane:
             except LogMismatch:
                 # Behind the end; or before the beginning, if that has moved meanwhile.
                 return await self._find_start(), fence.next - 1, None
-            if records:
-                return start, None, hash_record(records[0])
             high = self.source.consumer.highwater(self.partition)
             if high is not None and high < fence.next:
                 return start, high, None
+            if fence.last_hash == CHOSEN and high is not None:
+                # Nobody read there, so that any record will do; and where transactions end there is none.
+                return start, None, CHOSEN
+            if records:
+                return start, None, hash_record(records[0])
 
     def _seek(self, offset: int) -> None:
         self.source.consumer.seek(self.partition, offset)

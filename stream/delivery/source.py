@@ -15,6 +15,7 @@ from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
+from stream.delivery.beginning import EARLIEST, OnStateLoss, choose_beginning
 from stream.delivery.connection import describe_connection
 from stream.delivery.fence import Fence
 from stream.delivery.lane import Lane
@@ -47,6 +48,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         *,
         isolation_level: str = "read_uncommitted",
         clear: Callable[[int, Fence], Awaitable[None]] | None = None,
+        start_from: str = EARLIEST,
+        on_state_loss: OnStateLoss = "replay",
     ) -> None:
         """`clear` deletes what a partition without a fence left behind; None where the fence is all there is."""
         self.name = name
@@ -60,6 +63,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.vitals = vitals
         self.isolation_level = isolation_level
         self.clear = clear
+        self.start_from, self.on_state_loss = start_from, on_state_loss
         self.heartbeat = settings.kafka.heartbeat / 1000
         self.max_records = settings.batch.max_records
         self.on_log_mismatch = settings.on_log_mismatch
@@ -115,6 +119,10 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
             self.metrics.rebalances.add()
         await self._tell()
         await self._end(partitions)
+
+    async def choose_beginning(self, partition: TopicPartition, start: int) -> int:
+        """Where a partition without a fence begins, whose first offset is `start`."""
+        return await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss)
 
     def positions(self) -> dict[int, int]:
         """Next offset to read, by partition, of the lanes that are at work."""

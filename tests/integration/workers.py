@@ -202,6 +202,13 @@ class Job:
                 raise AssertionError(f"{found} of {done} after {seconds} s\n{logs}")
             await asyncio.sleep(0.02)
 
+    async def wait_until_cleared(self, done: int, seconds: float = 30.0) -> None:
+        """Wait until no longer `done` records count, because they are counted again."""
+        deadline = time.monotonic() + seconds
+        while await self.done() == done:
+            assert time.monotonic() < deadline, "nothing was cleared"
+            await asyncio.sleep(0.01)
+
     async def wait_drained(self, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         keys = [name_key("outbox", tag_events(partition)) for partition in range(PARTITIONS)]

@@ -1,0 +1,59 @@
+"""Where a partition without a fence begins: at its log's start, at its end, at a time, or where the group once was.
+
+Not every broker finds offsets by time: what it says is taken as a place to look from, and the records themselves tell.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from schemas.timestamps import read_millis
+
+EARLIEST, LATEST = "earliest", "latest"
+OnStateLoss = Literal["replay", "resume"]
+
+
+async def choose_beginning(
+    consumer: AIOKafkaConsumer, place: TopicPartition, start: int, start_from: str, on_state_loss: OnStateLoss
+) -> int:
+    """Offset to begin at in a log whose first one is `start`; the partition has no fence.
+
+    A group that has offsets has been here before: then state was lost, and `on_state_loss` says what to do.
+    """
+    committed = await consumer.committed(place)
+    if committed is not None:
+        return max(int(committed), start) if on_state_loss == "resume" else start
+    if start_from == EARLIEST:
+        return start
+    end = await _find_end(consumer, place, start)
+    return end if start_from == LATEST else await find_time(consumer, place, read_millis(start_from, "start_from"), end)
+
+
+async def _find_end(consumer: AIOKafkaConsumer, place: TopicPartition, start: int) -> int:
+    """One past the last offset, as a fetch tells it: what brokers answer when asked for it is not always true."""
+    consumer.seek(place, start)
+    consumer.resume(place)
+    while (end := consumer.highwater(place)) is None:
+        await consumer.getmany(place, timeout_ms=200, max_records=1)
+    return int(end)
+
+
+async def find_time(consumer: AIOKafkaConsumer, place: TopicPartition, millis: int, end: int) -> int:
+    """Offset of the first record at or after `millis` (its Kafka timestamp); `end`, one past the last, for none.
+
+    Leaves the position of `place` anywhere.
+    """
+    found = (await consumer.offsets_for_times({place: millis}))[place]
+    if found is None or found[0] >= end:
+        return end
+    consumer.seek(place, found[0])
+    consumer.resume(place)
+    while True:
+        for record in (await consumer.getmany(place, timeout_ms=200)).get(place, ()):
+            if record.timestamp >= millis:
+                return int(record.offset)
+            if record.offset >= end - 1:
+                return end

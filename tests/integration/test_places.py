@@ -1,0 +1,145 @@
+"""Where partitions begin and go on when somebody says so: the first start, a loss of Redis, `nudge fence reset`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from stream.embedded import Servers
+from stream.state.keys import name_key, tag_events
+from tests.integration.workers import KEY, PARTITIONS, PINNED, ROOT, Job
+from tests.unit.reference import Record, make_lineup
+from tests.unit.test_batch_invariance import compose_log, eager
+
+LINEUP = make_lineup("conversion", "click", version=PINNED)
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def compose_events(seed: int, count: int) -> list[Record]:
+    """Events alone, of people who need no consent."""
+    records = compose_log(3 * count, seed=seed, people=200)
+    return [r for r in records if not r.headers and b"categoryPreferences" not in (r.value or b"")][:count]
+
+
+OLD, NEW = compose_events(3, 400), compose_events(4, 150)
+
+
+@pytest.fixture
+async def job(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Job]:
+    """A job whose topic holds `OLD`, and of which no worker has seen anything."""
+    job = Job(servers, redis, topic_prefix, tmp_path, eager(clock="event", consent={"mode": "optional"}))
+    await job.create_topics()
+    await job.pin(LINEUP)
+    await job.send(OLD)
+    yield job
+    job.end()
+
+
+def configure(job: Job, **options: str) -> None:
+    job.settings = job.settings.model_copy(update=options)
+
+
+async def reset(job: Job, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`nudge fence reset`, with the configuration of the job's last worker."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("NUDGE_")}
+    env |= {"NUDGE_CONFIG": str(job.folder / "nudge.yaml"), "NUDGE_MODELS_SNAPSHOT_KEY": KEY, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stream.cli", "fence", "reset", *arguments]
+    return await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, timeout=60)
+
+
+async def test_a_first_start_at_the_end_reads_nothing_that_is_older(job: Job) -> None:
+    configure(job, start_from="latest")
+    await job.start_worker().wait_ready()
+    await job.send(NEW)
+    await job.wait_until(len(NEW))
+    await asyncio.sleep(0.5)
+    assert await job.done() == len(NEW)
+
+
+async def test_a_first_start_at_a_time_reads_what_came_from_then_on(job: Job) -> None:
+    await asyncio.sleep(0.2)
+    since = datetime.now(UTC)
+    await job.send(NEW)
+    configure(job, start_from=since.isoformat())
+    job.start_worker()
+    await job.wait_until(len(NEW))
+    await asyncio.sleep(0.5)
+    assert await job.done() == len(NEW)
+
+
+async def test_a_loss_of_redis_may_be_answered_by_going_on(job: Job) -> None:
+    worker = job.start_worker()
+    await job.wait_until(len(OLD))
+    await job.wait_drained()
+    assert worker.stop() == 0
+    await job.redis.flushall()
+    await job.pin(LINEUP)
+    configure(job, on_state_loss="resume")
+    await job.start_worker().wait_ready()
+    await job.send(NEW)
+    await job.wait_until(len(NEW))
+    await asyncio.sleep(0.5)
+    assert await job.done() == len(NEW)
+
+
+async def test_a_reset_that_clears_has_a_running_worker_make_everything_again(job: Job) -> None:
+    # Given: a worker that has done all, and keeps running
+    job.start_worker()
+    await job.wait_until(len(OLD))
+    await job.wait_drained()
+
+    # When: an operator sends it back to the start, and sets the state aside
+    run = await reset(job, "--to-earliest", "--clear", "--yes")
+    assert run.returncode == 0, run.stderr
+    assert "read again" in run.stdout
+
+    # Then: everything is made again, once
+    await job.wait_until_cleared(len(OLD))
+    await job.wait_until(len(OLD))
+    await job.wait_drained()
+    await job.compare(await job.refer(LINEUP))
+
+
+async def test_a_reset_to_an_offset_goes_on_there_and_passes_the_rest_over(job: Job) -> None:
+    worker = job.start_worker()
+    await job.wait_until(len(OLD))
+    await job.wait_drained()
+    assert worker.stop() == 0
+    await job.send(NEW)
+    assert (await reset(job, "--to-latest", "--yes")).returncode == 0
+    await job.start_worker().wait_ready()
+    await job.send(NEW[:50])
+    await job.wait_until(len(OLD) + 50)
+    await asyncio.sleep(0.5)
+    assert await job.done() == len(OLD) + 50
+
+
+async def test_a_reset_says_what_it_can_not_do_and_changes_nothing(job: Job) -> None:
+    worker = job.start_worker()
+    await job.wait_until(len(OLD))
+    await job.wait_drained()
+    assert worker.stop() == 0
+    before = [await job.redis.hget(name_key("fence", tag_events(number)), "next") for number in range(PARTITIONS)]
+    await job.redis.xadd(name_key("outbox", tag_events(0)), {"target": "examples"}, id="999999-1")
+    for arguments, words in (
+        (("--to-offset", "1000000"), "has no offset 1000000"),
+        (("--to-earliest", "--partition", "9"), "has no partition 9"),
+        (("--to-earliest", "--partition", "0", "--clear"), "entries wait in its outbox"),
+        (("--to-time", "yesterday"), "ISO 8601"),
+        (("--to-earliest", "--to-latest"), "give one of"),
+    ):
+        run = await reset(job, *arguments, "--yes")
+        assert run.returncode != 0
+        assert words in " ".join(run.stderr.replace("│", " ").split())
+        assert "Traceback" not in run.stderr
+    after = [await job.redis.hget(name_key("fence", tag_events(number)), "next") for number in range(PARTITIONS)]
+    assert after == before
