@@ -32,6 +32,7 @@ from stream.agents.supervision import PersistentSupervisor
 from stream.broker import TopicSpec, await_coordinators, describe_topics, ensure_topics, probe
 from stream.delivery.connection import describe_security
 from stream.delivery.fence import Fence
+from stream.delivery.ledger import restore_consents
 from stream.delivery.producer import Producer
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
@@ -132,7 +133,7 @@ class Engine:
         log.info("broker can do: %s", capabilities)
         partitions = await find_topics(settings)
         count = partitions[settings.topics.events]
-        self.partitions = count
+        self.partitions, self.ledger = count, partitions[settings.topics.privacy]
         await check_partitions(self.redis, count, settings.partitioner)
         self.producer = Producer(settings, idempotent=capabilities.idempotence)
         self._opened.push_async_callback(self.producer.stop)
@@ -201,6 +202,11 @@ class Engine:
             cleared = await clear_partition(self.redis, tag_events(partition), fence)
             if cleared:
                 log.error("partition %d had no fence but %d keys, deleted: the log is read again", partition, cleared)
+            if fence.next:
+                people = await restore_consents(
+                    self.settings, self.redis, partition, fence, of=self.partitions, ledger=self.ledger
+                )
+                log.info("partition %d: decisions of %d people read back from the ledger", partition, people)
 
         self._source(
             "events",

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from stream.delivery.fence import Fence, settle
 from stream.stages.batch import Batch
+from stream.state.consents import encode_consent
 from stream.state.keys import Tag, name_key
 from stream.state.profiles import encode_changes, encode_image, read_last_seen, take_image
 from stream.state.scripts import Argument, Script
@@ -111,15 +112,7 @@ def _add_windows(tag: Tag, batch: Batch, out: list[Command]) -> None:
 
 def _add_consents(tag: Tag, batch: Batch, out: list[Command]) -> None:
     prefix = name_key("consent", tag, "")
-    for user in batch.consented:
-        dossier = batch.people[user]
-        fields: dict[str, int | str] = {purpose: int(allowed) for purpose, allowed in dossier.consent.items()}
-        fields |= {f"~{purpose}": ts for purpose, ts in dossier.decided.items()}
-        fields |= {f"@{partition}": str(place) for partition, place in dossier.ledger.items()}
-        flat: list[str | int] = []
-        for field in fields.items():
-            flat += field
-        out.append(("HSET", prefix + user, *flat))
+    out += [("HSET", prefix + user, *encode_consent(batch.people[user])) for user in batch.consented]
 
 
 def _split(values: Sequence[T]) -> list[Sequence[T]]:

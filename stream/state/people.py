@@ -14,8 +14,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.outcomes.windows import Window
-from schemas.privacy import Place
 from stream.stages.batch import Batch, Dossier
+from stream.state.consents import decode_consent
 from stream.state.keys import Tag, name_key
 from stream.state.profiles import decode_person, take_image
 from stream.state.scripts import Argument, Script
@@ -110,11 +110,6 @@ def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: S
         dossier.windows = {
             name.decode(): _window.decode(packed) for name, packed in zip(pending[::2], pending[1::2], strict=True)
         }
-    for name, value in zip(consent[::2], consent[1::2], strict=True):
-        if name.startswith(b"@"):
-            dossier.ledger[int(name[1:])] = Place.parse(value.decode())
-        elif name.startswith(b"~"):
-            dossier.decided[name[1:].decode()] = int(value)
-        else:
-            dossier.consent[name.decode()] = value == b"1"
+    if consent:
+        decode_consent(consent, dossier)
     return dossier
