@@ -135,7 +135,9 @@ class Engine:
         count = partitions[settings.topics.events]
         self.partitions, self.ledger = count, partitions[settings.topics.privacy]
         await check_partitions(self.redis, count, settings.partitioner)
-        self.producer = Producer(settings, idempotent=capabilities.idempotence)
+        # A request must go where its person is, also when the topic has grown meanwhile.
+        fixed = {settings.topics.events: count}
+        self.producer = Producer(settings, idempotent=capabilities.idempotence, fixed=fixed)
         self._opened.push_async_callback(self.producer.stop)
         await self.producer.start()
         await self._prepare_scoring(count, partitions[settings.topics.examples])
@@ -215,6 +217,7 @@ class Engine:
             clear=clear,
             start_from=self.settings.start_from,
             on_state_loss=self.settings.on_state_loss,
+            partitions=self.partitions,
         )
         self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
         self._source("privacy", topics.privacy, open_privacy)

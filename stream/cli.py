@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from schemas.reasons import Rejected
-
 if TYPE_CHECKING:
     from stream.settings import Settings
 
@@ -44,10 +42,14 @@ class Commands(TyperGroup):
 def tell(error: Exception) -> int:
     """Print what went wrong on standard error; the exit code for it."""
     from stream.commands import CommandError
+    from stream.delivery.errors import PartitionsChanged
     from stream.settings import BadSettings
 
     if isinstance(error, BadSettings):
         sys.stderr.write("The settings can't be used:\n" + "".join(f"  {line}\n" for line in str(error).splitlines()))
+        return BAD_SETTINGS
+    if isinstance(error, PartitionsChanged):
+        sys.stderr.write(f"{error}\n")
         return BAD_SETTINGS
     if isinstance(error, CommandError):
         sys.stderr.write(f"{error}\n")
@@ -145,14 +147,17 @@ def demo(
 @app.command()
 def produce(
     file: Annotated[Path, typer.Argument(help="JSON lines, native or Segment, plain or gzip.")],
-    topic: Annotated[str | None, typer.Option(help="The events topic of the settings if unset.")] = None,
+    topic: Annotated[str | None, typer.Option(help="The settings' topic if unset.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Lines per second.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Send lines that do not decode, too.")] = False,
+    consents: Annotated[
+        bool, typer.Option("--consents", help="The lines are privacy requests, for the privacy topic.")
+    ] = False,
 ) -> None:
-    """Send a file of events to Kafka."""
+    """Send a file of events, or of consents, to Kafka."""
     from stream.commands.produce import send_file
 
-    report = send_file(load(), file, topic=topic, rate=rate, raw=raw)
+    report = send_file(load(), file, topic=topic, rate=rate, raw=raw, requests=consents)
     raise typer.Exit(int(report.acknowledged < report.lines))
 
 
@@ -270,6 +275,7 @@ def fence_reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Put partitions at another place of their log; running workers go on there."""
+    from schemas.reasons import Rejected
     from schemas.timestamps import read_millis
     from stream.commands.fence import Target, reset_fences
 

@@ -71,6 +71,7 @@ def read_file(path: Path) -> str:
     try:
         text = path.read_text("utf-8") if path.is_file() else ""
         found = yaml.safe_load(text)
+        twice = _find_twice(yaml.compose(text, yaml.SafeLoader))
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError:
@@ -78,9 +79,30 @@ def read_file(path: Path) -> str:
     except yaml.YAMLError as error:
         # The whole message quotes the file, and so perhaps a secret.
         raise ValueError(f"{path}: not YAML{_find_mark(error)}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: holds itself, or is nested too deep") from None
+    if twice is not None:
+        raise ValueError(f"{path}: {twice.value} is there twice in one section, line {twice.start_mark.line + 1}")
     if found is not None and not isinstance(found, dict):
         raise ValueError(f"{path}: holds a {type(found).__name__}; write settings as `name: value`")
     return text
+
+
+def _find_twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """A key that a mapping holds already; YAML's reader would let the last one win in silence."""
+    if isinstance(node, yaml.SequenceNode):
+        return next((found for each in node.value if (found := _find_twice(each))), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            return key
+        if isinstance(key, yaml.ScalarNode):
+            seen.add(key.value)
+        if (found := _find_twice(value)) is not None:
+            return found
+    return None
 
 
 def _find_mark(error: yaml.YAMLError) -> str:

@@ -9,8 +9,6 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterable
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import faust
@@ -32,9 +30,16 @@ async def work_offers(stream: AsyncIterable[Offer]) -> None:
         await offer.work()
 
 
+class Host(faust.App):  # type: ignore[misc]
+    """An app without tables, which needs no folder to keep them in."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
 def build_faust(settings: Settings) -> faust.App:
     """The host. Its own consumer carries the catalogue alone, which can be read again."""
-    return faust.App(
+    return Host(
         f"{settings.app}-host",
         broker=f"kafka://{settings.kafka.bootstrap.replace(',', ';')}",
         broker_credentials=describe_credentials(settings),
@@ -44,8 +49,6 @@ def build_faust(settings: Settings) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
-        # Nothing is kept there, and the working folder is not ours to write into.
-        datadir=Path(gettempdir()) / f"{settings.app}-host",
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from aiokafka import AIOKafkaProducer
 
 from schemas.reasons import Rejected
-from schemas.wire import Incoming, decode_record
+from schemas.wire import Incoming, decode_record, decode_request
 from stream.delivery.packing import BATCH_BYTES, Packer
 from stream.partition import Partitioner, hash_key
 
@@ -177,6 +177,7 @@ async def produce_file(
     topic: str,
     *,
     raw: bool = False,
+    requests: bool = False,
     rate: float | None = None,
     on_progress: OnProgress | None = None,
     on_refused: OnRefused | None = None,
@@ -185,7 +186,8 @@ async def produce_file(
 ) -> FileReport:
     """Write the lines of a file (JSON lines, native or Segment, plain or gzip) as they stand, keyed by user id.
 
-    A line that does not decode is refused with its line number and reason; with `raw` it is sent without a key instead.
+    With `requests` they are privacy requests instead of events. A line that does not decode is refused with its line
+    number and reason; with `raw` it is sent without a key instead.
     Raises `OSError` when the file cannot be read, and what `produce` raises.
     """
     lines, refused = 0, 0
@@ -202,7 +204,7 @@ async def produce_file(
         for number, line in read_lines(path):
             lines += 1
             try:
-                key: bytes | None = person_of(line)
+                key: bytes | None = decode_request(line).user_id.encode() if requests else person_of(line)
             except Rejected as error:
                 if not raw:
                     note(Refused(number, str(error)))

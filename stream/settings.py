@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -52,15 +52,20 @@ class BadSettings(Exception):
     """The configuration can't be used; the message lists every problem, one a line."""
 
 
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+
 class Topics(Section):
     """Topic names, and how they are made where they are missing."""
 
-    events: str = Field("marketing.events.v1", description="in: events, keyed by user id")
-    privacy: str = Field("marketing.privacy.v1", description="in: consent requests; the ledger, kept for ever")
-    items: str = Field("marketing.items.v1", description="in: the item catalogue, keyed by item id")
-    recommendations: str = Field("marketing.recommendations.v1", description="out: triggers, keyed by user id")
-    examples: str = Field("marketing.examples.v1", description="internal: what the learners learn from")
-    dead_letters: str = Field("marketing.events.v1.dlq", description="out: records that can't be used, as they came")
+    events: TopicName = Field("marketing.events.v1", description="in: events, keyed by user id")
+    privacy: TopicName = Field("marketing.privacy.v1", description="in: consent requests; the ledger, kept for ever")
+    items: TopicName = Field("marketing.items.v1", description="in: the item catalogue, keyed by item id")
+    recommendations: TopicName = Field("marketing.recommendations.v1", description="out: triggers, keyed by user id")
+    examples: TopicName = Field("marketing.examples.v1", description="internal: what the learners learn from")
+    dead_letters: TopicName = Field(
+        "marketing.events.v1.dlq", description="out: records that can't be used, as they came"
+    )
     create: bool = Field(True, description="make missing topics at start; off, a missing one stops the start")
     partitions: int = Field(8, ge=1, le=10_000, description="of the events topic, when nudge creates it")
     replication: int = Field(1, ge=1, le=15, description="of topics that nudge creates")
@@ -87,6 +92,9 @@ class Kafka(Section):
     ca_file: Path | None = Field(None, description="certificates that the brokers' are checked against")
     session_timeout: Duration = Field(6_000, ge=500, description="a worker not heard of for so long is taken as gone")
     heartbeat: Duration = Field(800, ge=50, description="how often a worker is heard of; at most a third of the above")
+    metadata_age: Duration = Field(
+        parse_duration("30s"), ge=100, description="after so long the broker is asked again what its topics are"
+    )
     rebalance_timeout: Duration = Field(
         20_000, ge=1_000, description="what a rebalance may take; batches in flight get two fifths of it"
     )

@@ -23,6 +23,7 @@ Cause = Literal[
     "outbox",
     "breaker",
     "log_mismatch",
+    "partitions",
     "state",
     "shutdown",
 ]
@@ -36,6 +37,7 @@ MEANINGS: Final[dict[Cause, str]] = {
     "outbox": "too much waits for the output topics",
     "breaker": "too many records fail",
     "log_mismatch": "the log is not the one that the fence knows",
+    "partitions": "the events topic has another number of partitions than the state in Redis was written with",
     "state": "the state in Redis is of a version that is not read here",
     "shutdown": "the worker is stopping",
 }

@@ -60,6 +60,8 @@ class LearnSession:
         self.tag = tag_source("examples", partition)
         self.learners = LearnerSet(NAMES, SCHEMA)
         self.last: Record | None = None
+        self._following = fence.next
+        self._sealing: asyncio.Future[list[tuple[str, int, bytes]]] | None = None
         self.published_at = time.monotonic()
         self.spent = 0.0
         """CPU seconds that the last publication took."""
@@ -92,9 +94,16 @@ class LearnSession:
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Learn the records, and publish when it is time."""
+        if self._sealing is not None:
+            # An agent that was cancelled leaves its thread at work on the learners.
+            await asyncio.wait([self._sealing])
+        # It is offered the whole batch again: what was learned of it is not learned twice.
         for record in records:
-            self._learn(record)
-        self.last = records[-1]
+            if record.offset >= self._following:
+                self._learn(record)
+                self._following = record.offset + 1
+        if records[-1].offset >= self.fence.next:
+            self.last = records[-1]
         await self._publish_if_due()
 
     async def idle(self) -> None:
@@ -118,7 +127,9 @@ class LearnSession:
 
     async def _publish(self, last: Record) -> None:
         learning = self.learning
-        sealed = await asyncio.to_thread(self._seal, rank(self.fence.generation, last.offset))
+        version = rank(self.fence.generation, last.offset)
+        self._sealing = asyncio.ensure_future(asyncio.to_thread(self._seal, version))
+        sealed = await asyncio.shield(self._sealing)
         if not sealed:
             # A fence that has moved promises a snapshot.
             self.published_at = time.monotonic()

@@ -24,8 +24,10 @@ NAMED: Final = 20
 """Refused lines that are named one by one; the others are only counted."""
 
 
-def send_file(settings: Settings, path: Path, *, topic: str | None, rate: float | None, raw: bool) -> FileReport:
-    """Send the file and print what became of its lines.
+def send_file(
+    settings: Settings, path: Path, *, topic: str | None, rate: float | None, raw: bool, requests: bool = False
+) -> FileReport:
+    """Send the file, of events or of privacy requests, and print what became of its lines.
 
     Raises `CommandError` when the file can't be read and `Unreachable` when the broker is away.
     """
@@ -39,8 +41,9 @@ def send_file(settings: Settings, path: Path, *, topic: str | None, rate: float 
                 produce_file(
                     path,
                     bootstrap,
-                    topic or settings.topics.events,
+                    topic or (settings.topics.privacy if requests else settings.topics.events),
                     raw=raw,
+                    requests=requests,
                     rate=rate,
                     on_progress=lambda sent: bar.update(task, completed=sent),
                     on_refused=_Refusals(bar.console),

@@ -28,11 +28,12 @@ from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
 from stream.delivery.continuity import judge
-from stream.delivery.errors import LogMismatch, NotMember, Refused, StateLost
+from stream.delivery.errors import LogMismatch, NotMember, PartitionsChanged, Refused, StateLost
 from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
-from stream.state.keys import tag_source
+from stream.state.client import call
+from stream.state.keys import name_key, tag_source
 from stream.state.profiles import UnknownState
 from stream.vitals import Cause
 
@@ -100,6 +101,9 @@ class Lane:
             except LogMismatch as error:
                 cause, wait = "log_mismatch", 5.0
                 log.error("%s %d: %s", self.source.name, self.partition.partition, error)
+            except PartitionsChanged as error:
+                cause, wait = "partitions", 5.0
+                log.error("%s %d: %s", self.source.name, self.partition.partition, error)
             except UnknownState as error:
                 cause, wait = "state", 5.0
                 log.error("%s %d: %s", self.source.name, self.partition.partition, error)
@@ -131,6 +135,7 @@ class Lane:
     async def _acquire(self) -> tuple[Fence, int]:
         """Take the fence, for members of the group alone; with it comes the first offset of the log."""
         clear = self.source.clear
+        self.source.check_partitions()
         fence = await read_fence(self.source.redis, self.tag)
         start = await self._find_start()
         begin = start if fence else await self.source.choose_beginning(self.partition, start)
@@ -180,7 +185,15 @@ class Lane:
         await self._begin_anew(fence, start, another=verdict == "another")
 
     async def _begin_anew(self, fence: Fence, start: int, *, another: bool) -> NoReturn:
-        """Set the fence back to the log's start, and have the partition acquired again from there."""
+        """Set the fence back to the log's start, and have the partition acquired again from there.
+
+        What was decided of the old log is sent first: the outbox goes with its positions.
+        """
+        while await call(self.source.redis, "XLEN", name_key("outbox", self.tag)):
+            now = await read_fence(self.source.redis, self.tag)
+            if now is None or now.owner != fence.owner:
+                raise Refused(fence.owner, fence.next, now.owner if now else None, now.next if now else None)
+            await asyncio.sleep(0.05)
         await reset_fence(self.source.redis, self.tag, fence, start, another=another)
         raise Refused(fence.owner, fence.next, fence.owner, start, f"set back from {fence.next} to {start}")
 
@@ -210,6 +223,7 @@ class Lane:
         while True:
             await session.wait_for_room()
             records = await self._read(self.source.max_records)
+            self.source.check_partitions()
             if not records:
                 await self._check_quiet(session)
                 await session.idle()

@@ -180,7 +180,10 @@ class Drain:
         try:
             offset, number = entry.position
             await call(self.redis, "XADD", place, f"{rank(self.generation, offset)}-{number}", *fields, "error", error)
-        except ResponseError:
+        except ResponseError as refusal:
+            if "equal or smaller" not in str(refusal):
+                # A Redis that is full, or a replica: the entry must not go before it lies here.
+                raise
             # Parked before: the position is taken.
             return
         log.error("%s: entry %s parked: %s", self.tag, entry.position, error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -33,8 +34,10 @@ class Outgoing(NamedTuple):
 class Producer:
     """Sends records, in order per partition, acks=all; idempotent where the broker can do it."""
 
-    def __init__(self, settings: Settings, *, idempotent: bool) -> None:
+    def __init__(self, settings: Settings, *, idempotent: bool, fixed: Mapping[str, int] | None = None) -> None:
+        """`fixed` gives the number of partitions to choose among, for topics whose present one is not to be asked."""
         self.settings = settings
+        self.fixed = fixed or {}
         self.idempotent = idempotent
         self.partitioner: Partitioner = settings.partitioner
         self._client: AIOKafkaProducer | None = None
@@ -102,7 +105,8 @@ class Producer:
         # Most are examples, with a few keys: each is hashed once.
         known: dict[tuple[str, bytes], Packer] = {}
         refusals, spare = Refusals(), self._open_spare if self.idempotent else None
-        counts = {topic: len(await client.partitions_for(topic)) for topic in {record.topic for record in records}}
+        topics = {record.topic for record in records}
+        counts = {topic: self.fixed.get(topic) or len(await client.partitions_for(topic)) for topic in topics}
         try:
             for number, (topic, key, value, headers, timestamp) in enumerate(records):
                 packer = known.get((topic, key))

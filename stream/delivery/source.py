@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from stream.delivery.beginning import EARLIEST, OnStateLoss, choose_beginning
 from stream.delivery.connection import describe_connection
+from stream.delivery.errors import PartitionsChanged
 from stream.delivery.fence import Fence
 from stream.delivery.lane import Lane
 from stream.delivery.session import Offer, SessionFactory
@@ -50,8 +51,12 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         clear: Callable[[int, Fence], Awaitable[None]] | None = None,
         start_from: str = EARLIEST,
         on_state_loss: OnStateLoss = "replay",
+        partitions: int | None = None,
     ) -> None:
-        """`clear` deletes what a partition without a fence left behind; None where the fence is all there is."""
+        """`clear` deletes what a partition without a fence left behind; None where the fence is all there is.
+
+        `partitions` is how many the topic must have, None for any number.
+        """
         self.name = name
         self.consumer_group = f"{settings.app}-{name}"
         self.topic = topic
@@ -64,6 +69,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.isolation_level = isolation_level
         self.clear = clear
         self.start_from, self.on_state_loss = start_from, on_state_loss
+        self.partitions = partitions
         self.heartbeat = settings.kafka.heartbeat / 1000
         self.max_records = settings.batch.max_records
         self.on_log_mismatch = settings.on_log_mismatch
@@ -89,6 +95,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=2 * 1024 * 1024,
             retry_backoff_ms=100,
+            metadata_max_age_ms=kafka.metadata_age,
         )
         self.consumer.subscribe([self.topic], listener=self)
         await self.consumer.start()
@@ -123,6 +130,16 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
     async def choose_beginning(self, partition: TopicPartition, start: int) -> int:
         """Where a partition without a fence begins, whose first offset is `start`."""
         return await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss)
+
+    def check_partitions(self) -> None:
+        """Raise `PartitionsChanged` if the topic is known to have another number of partitions than it must have."""
+        numbers = self.consumer.partitions_for_topic(self.topic)
+        if self.partitions is not None and numbers and len(numbers) != self.partitions:
+            raise PartitionsChanged(
+                f"topic {self.topic} has {len(numbers)} partitions now, and had {self.partitions}: people are looked "
+                "for in the wrong one. Stop the producers; then go back to a topic with as many as before, or rebuild: "
+                "point nudge at an empty Redis database and let it read the log again from its start"
+            )
 
     def positions(self) -> dict[int, int]:
         """Next offset to read, by partition, of the lanes that are at work."""

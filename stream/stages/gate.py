@@ -54,10 +54,10 @@ class Gate:
         """Keep what was allowed before the change, and from this item on; see whether the profile has to go."""
         dossier = batch.people[user]
         history = batch.consented.setdefault(user, [(-1, self._permits(dossier))])
-        kept = self._allows(dossier, self.profile)
         yield
         history.append((item.record.offset, self._permits(dossier)))
-        if kept and not self._allows(dossier, self.profile):
+        # Not only where it was allowed before: something may be kept of a time with other settings.
+        if not self._allows(dossier, self.profile) and (dossier.person is not None or dossier.windows):
             item.withdrawn = True
             if dossier.person is not None:
                 # The gate reads ahead of the features stage, which forgets the rest when it comes here.

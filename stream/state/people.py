@@ -7,6 +7,7 @@ because then nobody here knows what Redis holds.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -17,7 +18,7 @@ from models.outcomes.windows import Window
 from stream.stages.batch import Batch, Dossier
 from stream.state.consents import decode_consent
 from stream.state.keys import Tag, name_key
-from stream.state.profiles import decode_person, take_image
+from stream.state.profiles import UnknownState, decode_person, take_image
 from stream.state.scripts import Argument, Script
 
 _fetch: Final = Script("stream.state", "fetch.lua")
@@ -97,8 +98,12 @@ class People:
         # What is due now may stay open, if an event may not close as many; and who asks for none learns nothing.
         if watermark is not None and most + len(missing) > 0:
             self.earliest = -_FAR if due else _FAR if earliest is None else float(earliest)
-        for user, at in zip(missing, range(0, len(flat), 3), strict=True):
-            batch.people[user] = _read_dossier(flat[at], flat[at + 1], flat[at + 2])
+        try:
+            for user, at in zip(missing, range(0, len(flat), 3), strict=True):
+                batch.people[user] = _read_dossier(flat[at], flat[at + 1], flat[at + 2])
+        except (ValueError, KeyError, struct.error) as error:
+            # No event is to blame, and the next one of the partition would fail alike.
+            raise UnknownState(f"what is kept of a person can't be read: {type(error).__name__}") from error
         return due  # type: ignore[no-any-return]
 
 

@@ -39,7 +39,9 @@ async def describe_publication(
 
 
 def choose_forgotten(known: Sequence[tuple[int, int]], keep: int) -> list[int]:
-    """Versions to forget among `known`, (version, wall time in ms): not the newest `keep`, nor the first of an hour.
+    """Versions to forget among `known`, (version, wall time in ms).
+
+    Kept are the newest `keep`, and of the day before the newest one the first of every hour.
 
     >>> choose_forgotten([(1, 0), (2, 10), (3, HOUR), (4, HOUR + 1), (5, HOUR + 2)], keep=1)
     [2, 4]
@@ -48,7 +50,7 @@ def choose_forgotten(known: Sequence[tuple[int, int]], keep: int) -> list[int]:
     hours: set[int] = set()
     forgotten = []
     for version, at in ordered[: max(len(ordered) - keep, 0)]:
-        if at // HOUR in hours:
+        if at // HOUR in hours or at < ordered[-1][1] - 24 * HOUR:
             forgotten.append(version)
         hours.add(at // HOUR)
     return forgotten

@@ -709,3 +709,15 @@ def test_produce_sends_lines_to_the_partition_of_their_user(
     for each in sent:
         user_id = json.loads(each.value or b"")["user_id"]
         assert each.partition == find_partition(user_id, PARTITIONS, partitioner)
+
+
+def test_produce_sends_consents_to_the_ledger_and_says_which_lines_are_none(place: Place, tmp_path: Path) -> None:
+    place.create("privacy")
+    request = {"request_id": "r1", "user_id": "ann", "ts": 1_700_000_000_000, "consent": {"marketing": True}}
+    event = {"event_id": "e1", "user_id": "ann", "type": "view", "ts": 1_700_000_000_000}
+    (tmp_path / "consents.jsonl").write_text("\n".join(map(json.dumps, (request, event))))
+    result = place.run("produce", "--consents", str(tmp_path / "consents.jsonl"))
+    assert result.exit_code == 1
+    assert "line 2" in result.stderr
+    [sent] = place.read("privacy", 1)
+    assert (sent.key, json.loads(sent.value or b"")) == (b"ann", request)

@@ -11,11 +11,16 @@ from redis.asyncio import Redis
 from models.lifecycle.snapshot import open_sealed
 from models.outcomes.scorer import LinearScorer
 from schemas.example import Example, Interaction
+from stream.agents.learn import Learning
+from stream.delivery.fence import acquire_fence
 from stream.embedded import Servers
-from stream.settings import ScoreRule
+from stream.metrics import Metrics
+from stream.settings import ScoreRule, Settings
+from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events, tag_source
 from tests.integration.workers import KEY, PARTITIONS, Job
-from tests.unit.reference import Reference
+from tests.unit.factories import NOON
+from tests.unit.reference import Record, Reference
 from tests.unit.test_batch_invariance import compose_log, eager
 
 RECORDS = 20_000
@@ -106,3 +111,19 @@ async def check_profiles(job: Job, models: dict[tuple[str, int], LinearScorer]) 
                 assert models["conversion", int(version)].score_one(row) == float(probability)
                 checked += 1
     return checked
+
+
+async def test_a_batch_that_is_offered_again_is_learned_once(redis: Redis, redis_url: str) -> None:
+    settings = Settings(redis={"url": redis_url}, models={"snapshot_interval": "1h"})
+    async with connect_redis(settings) as client:
+        tag = tag_source("examples", 0)
+        learning = Learning(settings, client, KEY.encode(), Metrics())
+        session = learning.open(0, await acquire_fence(client, tag, 0))
+        touches = [
+            Interaction(item_id="tea", role="view", ts=number, partition=0, offset=number, index=1)
+            for number in range(10)
+        ]
+        records = [Record(number, NOON, msgspec.json.encode(touch)) for number, touch in enumerate(touches)]
+        await session.handle(records[:6])
+        await session.handle(records)
+        assert (session.learners.learned, session.learners.repeated) == (10, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,6 +83,17 @@ async def test_a_topic_made_anew_is_read_from_its_start_where_that_is_set(job: J
     worker = job.start_worker()
     await job.wait_until(2 * RECORDS)
     assert "beginning anew" in worker.log.read_text()
+
+
+async def test_what_was_decided_of_the_old_log_is_sent_before_the_new_one_is_begun(job: Job) -> None:
+    left = {"target": "recommendations", "key": b"ann", "value": b"{}", "headers": b"", "at": int(time.time() * 1000)}
+    await job.redis.xadd(name_key("outbox", tag_events(0)), left, id=f"{10**9}-1")
+    await make_topic_anew(job)
+    await job.send(OTHER_LOG)
+    job.settings = job.settings.model_copy(update={"on_log_mismatch": "earliest"})
+    job.start_worker()
+    await job.wait_until(2 * RECORDS)
+    assert b"{}" in [record.value for record in await job.read(job.settings.topics.recommendations)]
 
 
 async def test_a_lost_fence_means_that_the_log_is_read_again_and_nothing_counts_twice(job: Job) -> None:

@@ -27,6 +27,7 @@ from stream.stages.pipeline import Stages
 from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events
 from stream.state.partition import check_eviction
+from stream.state.profiles import UnknownState
 from stream.vitals import Vitals
 from tests.unit.factories import NOON, event
 from tests.unit.reference import Inline, Record, open_to_all
@@ -207,3 +208,41 @@ async def test_a_withdrawn_profile_is_gone_from_redis_and_may_begin_anew(client:
     await session.handle([Record(2, NOON, msgspec.json.encode(request), None, headers)])
     await session.handle([Record(3, NOON, cart.at(NOON + 1).as_json())])
     assert await client.hget(name_key("profile", TAG, "ann"), "version") == b"1"  # type: ignore[misc]
+
+
+async def test_a_window_that_can_not_be_read_stops_the_partition_and_blames_no_event(client: Redis) -> None:
+    session = await open_session(client)
+    await session.handle([Record(0, NOON, event("bob").of_type("add_to_cart").at(NOON).as_json())])
+    session.people.clear()
+    await client.hset(name_key("pending", TAG, "bob"), "f" * 16, b"not a window")  # type: ignore[misc]
+    with pytest.raises(UnknownState):
+        await session.handle([Record(1, NOON, event(user).at(NOON).as_json()) for user in ("ann", "bob")])
+    assert (await counted(client)).get("dead_letters") is None
+    assert session.fence.next == 1
+
+
+async def test_an_entry_is_not_trimmed_before_a_full_redis_could_park_it(own_redis: Any) -> None:
+    settings = Settings(redis={"url": f"redis://127.0.0.1:{own_redis.port}"}, outbox={"max_entry_bytes": 1_000})
+    async with connect_redis(settings) as redis:
+        # Given: an entry too large to send, and a Redis without room
+        fence = await acquire_fence(redis, TAG, 0)
+        drain = Drain(settings, redis, Refuser(settings), TAG, fence, Metrics(), Vitals())
+        entry: Any = {"target": "dead_letters", "key": b"k", "value": b"x" * 2_000, "headers": b"", "at": NOON}
+        await redis.xadd(name_key("outbox", TAG), entry, id="7-1")
+        await redis.execute_command("CONFIG", "SET", "maxmemory", 1)
+        await drain.open()
+        await asyncio.sleep(0.5)
+        assert await redis.xlen(name_key("outbox", TAG)) == 1
+
+        # When: there is room again
+        await redis.execute_command("CONFIG", "SET", "maxmemory", 0)
+        for _ in range(500):
+            if await redis.xlen(name_key("parked", TAG)):
+                break
+            await asyncio.sleep(0.01)
+
+        # Then: it lies with the parked
+        await asyncio.sleep(0.1)
+        await drain.close()
+        assert await redis.xlen(name_key("outbox", TAG)) == 0
+        assert await redis.xlen(name_key("parked", TAG)) == 1

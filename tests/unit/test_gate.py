@@ -110,6 +110,23 @@ def test_who_withdraws_and_comes_back_begins_anew(size: int) -> None:
     assert {window.event_id for window in found.windows().values()} == {"c1"}
 
 
+def test_who_withdraws_what_was_never_granted_is_forgotten_too() -> None:
+    # Given: a person of whom something is kept, of a time when nobody had to be asked
+    optional = Reference(open_to_all()).run(log(cart()))
+    assert optional.profiles()
+    required = Reference(Settings())
+    required.people, required._open = optional.people, optional._open
+    assert required.windows()
+
+    # When, then: an erasure leaves nothing, though nothing was allowed before it
+    required.run([Record(1, NOON + 1_000, *_split_request(request(NONE, action="erase")))])
+    assert (required.profiles(), required.windows()) == ({}, {})
+
+
+def _split_request(value: Any) -> tuple[bytes, None, Any]:
+    return value[0], None, value[1]
+
+
 def test_to_withdraw_another_purpose_forgets_nothing() -> None:
     found = pass_through(request(ALL), cart(), request({"marketing": False, "analytics": False}))
     assert set(found.profiles()) == {"u1"}

@@ -208,6 +208,20 @@ def test_a_file_that_is_no_mapping_is_a_problem_not_a_crash(config: Path, text: 
     assert any("nudge.yaml" in problem or "settings" in problem for problem in problems())
 
 
+def test_a_key_that_is_there_twice_is_a_problem_and_not_the_last_one_that_wins(config: Path) -> None:
+    config.write_text("consent:\n  mode: required\napp: x\nconsent:\n  mode: optional\n")
+    assert any("consent is there twice" in problem and "line 4" in problem for problem in problems())
+
+
+def test_a_file_that_holds_itself_is_a_problem_not_a_crash(config: Path) -> None:
+    config.write_text("a: &a [*a]\n")
+    assert any("holds itself" in problem for problem in problems())
+
+
+def test_a_name_that_no_broker_takes_for_a_topic_is_a_problem() -> None:
+    assert any("topics.events" in problem for problem in problems(topics={"events": "bad topic!"}))
+
+
 def test_an_empty_file_is_fine(config: Path) -> None:
     config.write_text("# nothing yet\n")
     assert load_settings().app == "nudge"
