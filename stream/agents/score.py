@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 from aiokafka.errors import KafkaError
@@ -17,7 +20,8 @@ from redis.exceptions import RedisError
 from models.lifecycle.registry import Champions
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger
-from stream.delivery.commit import commit_batch
+from stream.delivery.attempts import Attempts, Isolation
+from stream.delivery.commit import Command, commit_batch
 from stream.delivery.errors import DeliveryError
 from stream.delivery.fence import Fence, hash_record
 from stream.delivery.outbox import Drain
@@ -36,6 +40,14 @@ log = logging.getLogger(__name__)
 OURS = (DeliveryError, UnknownState, RedisError, KafkaError, OSError)
 """Failures of the way, not of an event: the batch goes again, whole."""
 
+ENDED: Final = Rejected(
+    "crash",
+    None,
+    "processes ended or hung while they worked on this record alone; what a hung one did stands in its log. "
+    "This is a bug in nudge, report it",
+)
+"""What the dead letter of an event says that was found by its attempts."""
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -52,6 +64,9 @@ class Scoring:
     """The last few triggers, for those who watch; the newest first."""
     sessions: dict[int, ScoreSession] = field(default_factory=dict)
     """The partitions that are at work here."""
+    process: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Token of this process."""
+    isolation: Isolation = field(default_factory=Isolation)
 
     def open(self, partition: int, fence: Fence) -> ScoreSession:
         """Session for a partition just acquired."""
@@ -69,10 +84,12 @@ class ScoreSession:
         settings = scoring.settings
         self.people = People(scoring.redis, self.tag, settings.batch.cached_people, settings.batch.closings_per_event)
         self.drain = Drain(settings, scoring.redis, scoring.producer, self.tag, fence, scoring.metrics, scoring.vitals)
+        self.attempts = Attempts(scoring.redis, self.tag, scoring.process)
         self.quiet_since = time.monotonic()
 
     async def open(self) -> int:
-        """Take over what waits in the outbox."""
+        """Take over what waits in the outbox, and see whether earlier owners ended at what comes next."""
+        await self.attempts.read(self.fence.next)
         await self.drain.open()
         self.scoring.sessions[self.partition] = self
         return self.fence.next
@@ -80,6 +97,9 @@ class ScoreSession:
     async def close(self) -> None:
         """Stop the drain; the next owner sends what is left."""
         self.scoring.sessions.pop(self.partition, None)
+        # Where Redis is away it stands, and counts if others go on here: one more attempt convicts nobody.
+        with suppress(RedisError, OSError):
+            await self.attempts.forget()
         await self.drain.close()
         self.scoring.metrics.forget_partition(self.partition)
 
@@ -88,13 +108,27 @@ class ScoreSession:
         await self.drain.wait_for_room()
 
     async def handle(self, records: Sequence[Record]) -> None:
-        """Score and commit; an event that makes a stage fail is found by halving and sent to the dead letters."""
+        """Score and commit; an event that makes a stage fail, or ends processes, is found and put aside."""
         self.quiet_since = time.monotonic()
         # An agent that was cancelled between two halves is offered the whole again: what is applied is not read twice.
         if records[0].offset < self.fence.next:
             records = [record for record in records if record.offset >= self.fence.next]
-            if not records:
-                return
+        while records:
+            records = records[await self._advance(records) :]
+
+    async def _advance(self, records: Sequence[Record]) -> int:
+        """Make the first of the records count, and return how many: all, unless processes ended in them."""
+        plan = await self.attempts.plan(records)
+        async with self.scoring.isolation.hold(alone=plan.alone):
+            if plan.convicted:
+                log.error("%s: offset %d ends processes", self.tag, records[0].offset)
+                await self._apply(records[:1], ENDED)
+            else:
+                await self._settle(records[: plan.size])
+        return plan.size
+
+    async def _settle(self, records: Sequence[Record]) -> None:
+        """Apply the records, halved where a stage fails, until the event that makes it fail is found."""
         try:
             await self._apply(records)
         except OURS:
@@ -110,8 +144,8 @@ class ScoreSession:
                 await self._apply(records, _describe_crash(error))
                 return
             half = len(records) // 2
-            await self.handle(records[:half])
-            await self.handle(records[half:])
+            await self._settle(records[:half])
+            await self._settle(records[half:])
 
     async def idle(self) -> None:
         """Close what fell due in a partition without events, as of the wall clock; under event time, time stands."""
@@ -133,7 +167,7 @@ class ScoreSession:
         if not batch.due and not batch.closed:
             return False
         await self.scoring.stages.run(batch, self.scoring.champions.current)
-        await self._commit(batch, self.fence.next, self.fence.last_hash)
+        await self._commit(batch, self.fence.next, self.fence.last_hash, ())
         return True
 
     def _begin(self, records: Sequence[Record]) -> Batch:
@@ -147,22 +181,31 @@ class ScoreSession:
         )
 
     async def _apply(self, records: Sequence[Record], crash: Rejected | None = None) -> None:
-        began = time.perf_counter()
+        end = records[-1].offset + 1
         batch = self._begin(records)
         if crash is None:
+            began = time.perf_counter()
+            await self.attempts.begin(self.fence, end)
+            noted = time.perf_counter()
             self.scoring.stages.decode(batch)
         else:
+            began = noted = time.perf_counter()
+            if self.scoring.settings.clock == "log":
+                # As with every record that can't be used.
+                batch.clock.now = max(batch.clock.now, *(record.timestamp for record in records))
             batch.rejected = [(record, crash) for record in records]
         decoded = time.perf_counter()
         await self.people.load(batch, batch.clock.watermark)
         loaded = time.perf_counter()
         seconds = await self.scoring.stages.run(batch, self.scoring.champions.current)
         scored = time.perf_counter()
-        await self._commit(batch, records[-1].offset + 1, hash_record(records[-1]))
-        seconds |= {"decode": decoded - began}
-        self._observe(batch, seconds, {"fetch": loaded - decoded, "commit": time.perf_counter() - scored})
+        await self._commit(batch, end, hash_record(records[-1]), self.attempts.conclude(end))
+        self.attempts.concluded(end)
+        seconds |= {"decode": decoded - noted}
+        calls = {"attempt": noted - began, "fetch": loaded - decoded, "commit": time.perf_counter() - scored}
+        self._observe(batch, seconds, calls)
 
-    async def _commit(self, batch: Batch, end: int, last_hash: str) -> None:
+    async def _commit(self, batch: Batch, end: int, last_hash: str, besides: Sequence[Command]) -> None:
         emitted = batch.entries[-1].position if batch.entries else self.fence.emitted
         to = msgspec.structs.replace(
             self.fence,
@@ -173,7 +216,7 @@ class ScoreSession:
             emitted=Position(*emitted),
         )
         ttl = self.scoring.settings.profile_ttl
-        await commit_batch(self.scoring.redis, self.tag, batch, self.fence, to, ttl)
+        await commit_batch(self.scoring.redis, self.tag, batch, self.fence, to, ttl, besides)
         self.fence = to
         self.people.accept(batch)
         self.drain.add(batch.entries)

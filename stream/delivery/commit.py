@@ -35,10 +35,13 @@ REFRESHES: Final = 16
 """A profile's time to live in Redis is set anew when so great a part of it has passed since it last was."""
 
 
-async def commit_batch(redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fence, profile_ttl: int) -> None:
+async def commit_batch(
+    redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fence, profile_ttl: int, besides: Sequence[Command] = ()
+) -> None:
     """Apply `batch` and move the fence from `held` to `to`. Raises `Refused`, nothing done.
 
-    `profile_ttl` (ms) is twice applied: logic decides expiry, Redis only sweeps. Fills `batch.images`.
+    `profile_ttl` (ms) is twice applied: logic decides expiry, Redis only sweeps. Commands of `besides` are run with the
+    rest; their keys must carry `tag`. Fills `batch.images`.
     """
     commands: list[Command] = []
     _add_entries(tag, batch, commands)
@@ -47,6 +50,7 @@ async def commit_batch(redis: Redis, tag: Tag, batch: Batch, held: Fence, to: Fe
     _add_consents(tag, batch, commands)
     counts = name_key("counts", tag)
     commands += [("HINCRBY", counts, name, number) for name, number in batch.counts.items()]
+    commands += besides
     arguments: list[Argument] = [
         held.owner, held.next, str(held.emitted),
         to.next, to.clock, to.watermark, to.last_hash, str(to.emitted),

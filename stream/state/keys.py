@@ -8,6 +8,8 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | `nudge` | hash | `partitions`, `partitioner`: what the events topic was when state was first written |
 | `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation`;
 `clearing` while what an older fence left behind is deleted |
+| `attempts:{p7}` | hash | token of a process -> `<from> <to>` of the batch that it began and neither committed nor gave
+up; `suspect` -> offset up to which something ends processes |
 | `generation:{p7}` | string | the fence's `generation` if it is not 0, for a fence that gets lost |
 | `counts:{p7}` | hash | events by result; counted in the commit, so each once |
 | `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |
