@@ -46,6 +46,7 @@ from stream.state.keys import tag_events
 from stream.state.partition import check_eviction, check_partitions, clear_partition
 from stream.view import LiveView, PartitionView, build_view
 from stream.vitals import Vitals, watch_loop
+from stream.watchdog import Paced, Watchdog
 from stream.web.server import WebService, build_app
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ class Engine:
         self.titles: dict[str, str] = {}
         self.tide = Tide()
         self.log_began: int | None = None
+        self.paced: Paced | None = None
+        self.watchdog: Watchdog | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.sources: list[BatchSource] = []
         self.faust = build_faust(settings)
@@ -149,6 +152,10 @@ class Engine:
         except OSError as error:
             raise BadSettings(f"http.port: {error.strerror}") from error
         self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
+        if settings.batch.hang_after:
+            self.watchdog = Watchdog(self.vitals, self.paced, settings.batch.hang_after / 1000)
+            self.watchdog.start()
+            self._opened.callback(self.watchdog.stop)
         self.faust.finalize()
         groups = [source.consumer_group for source in self.sources]
         await await_coordinators(bootstrap, [*groups, self.faust.conf.id], connection=security)
@@ -161,6 +168,8 @@ class Engine:
         self.vitals.pause("shutdown")
         await asyncio.gather(*(source.stop() for source in self.sources), return_exceptions=True)
         await self.faust.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -178,13 +187,14 @@ class Engine:
             )
         if settings.models.pinned is not None and not self.loader.seen:
             raise BadSettings(f"models.pinned: there is no snapshot of version {settings.models.pinned} in Redis")
-        scorer = Cascade(settings.sentiment.folder, settings.sentiment.cache) if settings.sentiment.enabled else None
+        if settings.sentiment.enabled:
+            self.paced = Paced(Cascade(settings.sentiment.folder, settings.sentiment.cache))
         self.newest: deque[RecommendationTrigger] = deque(maxlen=12)
         self.scoring = Scoring(
             settings=settings,
             redis=self.redis,
             producer=self.producer,
-            stages=Stages(settings, partitions, scorer, self.executor),
+            stages=Stages(settings, partitions, self.paced, self.executor),
             champions=self.champions,
             metrics=self.metrics,
             vitals=self.vitals,

@@ -114,6 +114,19 @@ class Batch(Section):
     cached_people: int = Field(100_000, ge=100, description="people kept in memory per worker")
     closings_per_event: int = Field(16, ge=1, le=1_000, description="windows that one event may close")
     max_event_bytes: int = Field(65_536, ge=256, description="larger records are dead-lettered")
+    hang_after: Duration = Field(
+        60_000, description="a batch that stands still for so long ends the worker, stacks dumped; 0 never does"
+    )
+
+
+class Breaker(Section):
+    """When a partition stops, because so many events crash that it can't be them."""
+
+    in_a_row: int = Field(20, ge=1, le=10_000, description="crashes dead-lettered one after the other; then it pauses")
+    window: int = Field(200, ge=1, le=10_000, description="last events of which the share below is taken")
+    share: float = Field(0.5, gt=0, le=1, description="part of them that may be dead-lettered as crashes")
+    retry_after: Duration = Field(1_000, ge=10, description="until one event is tried again, each time twice as long")
+    retry_most: Duration = Field(60_000, ge=10, description="longest time between two tries")
 
 
 class Outbox(Section):
@@ -186,6 +199,7 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     topics: Topics = Topics()
     batch: Batch = Batch()
+    breaker: Breaker = Breaker()
     outbox: Outbox = Outbox()
     consent: Consent = Consent()
     models: Models = Models()

@@ -35,7 +35,7 @@ MEANINGS: Final[dict[Cause, str]] = {
     "redis": "Redis does not answer",
     "broker": "the broker does not answer",
     "outbox": "too much waits for the output topics",
-    "breaker": "too many records fail",
+    "breaker": "so many events crash that a bug or a setting is to blame; the log says more",
     "log_mismatch": "the log is not the one that the fence knows",
     "partitions": "the events topic has another number of partitions than the state in Redis was written with",
     "state": "the state in Redis is of a version that is not read here",
@@ -65,6 +65,8 @@ class Vitals:
     ) -> None:
         self._clock, self._loop_limit, self._progress_limit = clock, loop_limit, progress_limit
         self._beat_at = self._moved_at = clock()
+        self.beats = 0
+        """Times that the event loop moved; read by the watchdog's thread."""
         self._position: int | None = None
         self._lag = 0
         self._paused: dict[Cause, tuple[float, set[object]]] = {}
@@ -73,6 +75,7 @@ class Vitals:
     def beat(self) -> None:
         """The event loop moved."""
         self._beat_at = self._clock()
+        self.beats += 1
 
     def progress(self, position_sum: int, lag: int) -> None:
         """Tell the sum of the owned partitions' positions and what is left to read; to be called while paused too."""

@@ -20,9 +20,10 @@ from redis.exceptions import RedisError
 from models.lifecycle.registry import Champions
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger
-from stream.delivery.attempts import Attempts, Isolation
+from stream.delivery.attempts import Attempts, Isolation, Plan
+from stream.delivery.breaker import Breaker
 from stream.delivery.commit import Command, commit_batch
-from stream.delivery.errors import DeliveryError
+from stream.delivery.errors import BreakerOpen, DeliveryError
 from stream.delivery.fence import Fence, hash_record
 from stream.delivery.outbox import Drain
 from stream.delivery.producer import Producer
@@ -67,6 +68,8 @@ class Scoring:
     process: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Token of this process."""
     isolation: Isolation = field(default_factory=Isolation)
+    tries: Counter[int] = field(default_factory=Counter)
+    """Partition that the breaker holds -> times that its next event was given up here."""
 
     def open(self, partition: int, fence: Fence) -> ScoreSession:
         """Session for a partition just acquired."""
@@ -85,11 +88,13 @@ class ScoreSession:
         self.people = People(scoring.redis, self.tag, settings.batch.cached_people, settings.batch.closings_per_event)
         self.drain = Drain(settings, scoring.redis, scoring.producer, self.tag, fence, scoring.metrics, scoring.vitals)
         self.attempts = Attempts(scoring.redis, self.tag, scoring.process)
+        self.breaker = Breaker(settings.breaker, scoring.redis, self.tag)
         self.quiet_since = time.monotonic()
 
     async def open(self) -> int:
         """Take over what waits in the outbox, and see whether earlier owners ended at what comes next."""
         await self.attempts.read(self.fence.next)
+        await self.breaker.read()
         await self.drain.open()
         self.scoring.sessions[self.partition] = self
         return self.fence.next
@@ -119,10 +124,12 @@ class ScoreSession:
     async def _advance(self, records: Sequence[Record]) -> int:
         """Make the first of the records count, and return how many: all, unless processes ended in them."""
         plan = await self.attempts.plan(records)
+        if self.breaker.wary and (not plan.convicted or self._is_due()):
+            plan = Plan(1, True, suspect=plan.suspect)
         async with self.scoring.isolation.hold(alone=plan.alone):
             if plan.convicted:
                 log.error("%s: offset %d ends processes", self.tag, records[0].offset)
-                await self._apply(records[:1], ENDED)
+                await self._put_aside(records[:1], ENDED)
             else:
                 await self._settle(records[: plan.size])
         return plan.size
@@ -141,11 +148,39 @@ class ScoreSession:
                 raise
             if len(records) == 1:
                 log.exception("%s: offset %d makes a stage fail", self.tag, records[0].offset)
-                await self._apply(records, _describe_crash(error))
+                await self._put_aside(records, _describe_crash(error))
                 return
             half = len(records) // 2
             await self._settle(records[:half])
             await self._settle(records[half:])
+
+    def _is_due(self) -> bool:
+        """Whether an event that ended processes is to be tried again: under an open breaker, after the wait for it."""
+        return self.breaker.open and self.partition in self.scoring.tries
+
+    async def _put_aside(self, records: Sequence[Record], crash: Rejected) -> None:
+        """Send the one record to the dead letters. Raises `BreakerOpen` where that would be one too many."""
+        if not self.breaker.open:
+            await self._apply(records, crash)
+            return
+        tries = self.scoring.tries
+        tries[self.partition] = max(tries[self.partition] + 1, len(self.attempts.ends))
+        wait = self.breaker.wait(tries[self.partition])
+        self.scoring.vitals.pause("breaker", self.tag)
+        raise BreakerOpen(
+            f"so many events crash that they can't all be to blame, the last at offset {records[0].offset} "
+            f"({crash.message}). Nothing more is dead-lettered and nothing is lost: go back to the version or the "
+            f"settings that worked, or raise breaker.in_a_row and breaker.share to dead-letter them all the same. "
+            f"One event is tried again in {wait:g} s",
+            wait,
+        )
+
+    def _count(self, number: int, crashed: bool) -> None:
+        """Take note of events that count now; one that passes ends what the breaker holds."""
+        self.breaker.count(number, crashed=crashed)
+        if not crashed and self.scoring.tries.pop(self.partition, 0):
+            self.scoring.vitals.resume("breaker", self.tag)
+            log.warning("%s: an event passed, the partition goes on", self.tag)
 
     async def idle(self) -> None:
         """Close what fell due in a partition without events, as of the wall clock; under event time, time stands."""
@@ -199,8 +234,10 @@ class ScoreSession:
         loaded = time.perf_counter()
         seconds = await self.scoring.stages.run(batch, self.scoring.champions.current)
         scored = time.perf_counter()
-        await self._commit(batch, end, hash_record(records[-1]), self.attempts.conclude(end))
+        besides = [*self.attempts.conclude(end), *(self.breaker.note() if crash else ())]
+        await self._commit(batch, end, hash_record(records[-1]), besides)
         self.attempts.concluded(end)
+        self._count(len(records), crash is not None)
         seconds |= {"decode": decoded - noted}
         calls = {"attempt": noted - began, "fetch": loaded - decoded, "commit": time.perf_counter() - scored}
         self._observe(batch, seconds, calls)

@@ -29,5 +29,13 @@ class StateLost(DeliveryError):
     """What the fence says was made of the log is not there any more: it must be made again from the log's start."""
 
 
+class BreakerOpen(DeliveryError):
+    """Too many events crash for any of them to be to blame; the partition waits `wait` seconds."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
 class PartitionsChanged(DeliveryError):
     """The events topic has another number of partitions than the state in Redis was written with."""

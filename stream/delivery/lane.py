@@ -28,7 +28,7 @@ from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
 from stream.delivery.continuity import judge
-from stream.delivery.errors import LogMismatch, NotMember, PartitionsChanged, Refused, StateLost
+from stream.delivery.errors import BreakerOpen, LogMismatch, NotMember, PartitionsChanged, Refused, StateLost
 from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
@@ -78,6 +78,8 @@ class Lane:
             log.warning("%s %d: batch in flight abandoned", self.source.name, self.partition.partition)
         self.task.cancel()
         await asyncio.wait([self.task])
+        # It holds from one session to the next, and ends with the last.
+        self.source.vitals.resume("breaker", self.tag)
 
     @contextmanager
     def _pause(self, cause: Cause) -> Iterator[None]:
@@ -106,6 +108,9 @@ class Lane:
                 log.error("%s %d: %s", self.source.name, self.partition.partition, error)
             except UnknownState as error:
                 cause, wait = "state", 5.0
+                log.error("%s %d: %s", self.source.name, self.partition.partition, error)
+            except BreakerOpen as error:
+                cause, wait = "breaker", error.wait
                 log.error("%s %d: %s", self.source.name, self.partition.partition, error)
             except (RedisError, OSError) as error:
                 cause, wait = "redis", random.uniform(0.05, 0.3)

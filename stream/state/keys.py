@@ -10,6 +10,8 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 `clearing` while what an older fence left behind is deleted |
 | `attempts:{p7}` | hash | token of a process -> `<from> <to>` of the batch that it began and neither committed nor gave
 up; `suspect` -> offset up to which something ends processes |
+| `crashes:{p7}` | list | numbers (of all events done in the partition, from 0) of the last that were dead-lettered as
+`crash` |
 | `generation:{p7}` | string | the fence's `generation` if it is not 0, for a fence that gets lost |
 | `counts:{p7}` | hash | events by result; counted in the commit, so each once |
 | `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |

@@ -2,22 +2,30 @@
 
 `agents`: the score agents raise now and then, before and after their work, and the host tells of its rebalances. Only
 what an agent does with an offer is disturbed, not what becomes of it. `poison`: a stage fails at events whose type is
-`poison`. `host`: no worker at all, but a second host that joins the first one's group and leaves it, again and again.
+`poison`. `deadly`, `endless`, `asleep`: there the stage kills its process, loops for ever, or sleeps in C and lets no
+other thread run. `texts`: the scorer never returns from the text `poison`. `broken`: a stage fails at every event.
+`host`: no worker at all, but a second host that joins the first one's group and leaves it, again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
+import os
+import signal
 import sys
-from collections.abc import AsyncIterable
+import time
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import Any
 
+from models.sentiment.transformer import Sentiment
 from stream import app, process
 from stream.delivery.session import Offer
 from stream.settings import Settings, load_settings
 from stream.stages import features
 from stream.state.client import connect_redis
+from tests.unit.reference import WordScorer
 
 numbers = itertools.count(1)
 build_faust = app.build_faust
@@ -44,10 +52,43 @@ def build_talking_faust(*arguments: Any) -> Any:
     return faust
 
 
-def advance_unless_poisoned(person: Any, event: Any, *rest: Any) -> None:
-    if event.type == "poison":
-        raise ZeroDivisionError(f"secret of {event.user_id}")
-    advance(person, event, *rest)
+def fail(event: Any) -> None:
+    raise ZeroDivisionError(f"secret of {event.user_id}")
+
+
+def end(_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def loop(_: Any) -> None:
+    while True:
+        pass
+
+
+def sleep(_: Any) -> None:
+    # Unlike time.sleep, and unlike what ctypes.CDLL calls, this keeps the interpreter's lock.
+    ctypes.PyDLL(None).sleep(1_000)
+
+
+HARM = {"poison": fail, "deadly": end, "endless": loop, "asleep": sleep, "broken": fail}
+
+
+def advance_unless_poisoned(harm: Callable[[Any], None], everything: bool) -> Any:
+    def advance_roughly(person: Any, event: Any, *rest: Any) -> None:
+        if everything or event.type == "poison":
+            harm(event)
+        advance(person, event, *rest)
+
+    return advance_roughly
+
+
+class SlowReader(WordScorer):
+    """Never done with a text."""
+
+    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+        if "poison" in texts:
+            time.sleep(1_000)
+        return super().score_many(texts)
 
 
 async def join_and_leave(settings: Settings) -> None:
@@ -66,6 +107,8 @@ if __name__ == "__main__":
     if "agents" in sys.argv:
         app.work_offers = work_roughly
         app.build_faust = build_talking_faust
-    if "poison" in sys.argv:
-        features.advance = advance_unless_poisoned
+    if "texts" in sys.argv:
+        app.Cascade = lambda *_: SlowReader()  # type: ignore[assignment,misc]
+    for name in HARM.keys() & set(sys.argv):
+        features.advance = advance_unless_poisoned(HARM[name], name == "broken")
     process.run_worker(load_settings())

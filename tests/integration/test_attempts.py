@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as Lost
 from models.lifecycle.registry import Champions
 from models.outcomes.features import SCHEMA
 from stream.agents.score import ScoreSession, Scoring
-from stream.delivery.errors import Refused
+from stream.delivery.errors import BreakerOpen, Refused
 from stream.delivery.fence import acquire_fence
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -199,3 +199,91 @@ async def test_what_is_suspect_runs_alone_in_its_process(client: Redis) -> None:
         assert order == []
     await asyncio.gather(*tasks)
     assert order == ["s", "s", "a", "b", "a", "b"]
+
+
+async def test_when_every_event_ends_its_process_the_breaker_keeps_all_but_a_few(client: Redis) -> None:
+    # Given: a bug that ends the process at each event, and a breaker that allows for three
+    options = {"in_a_row": 3, "retry_after": "1s", "retry_most": "5s"}
+    waits: list[float] = []
+    for _ in range(40):
+        session = await take_over(make_scoring(client, range(100), breaker=options))
+        try:
+            await session.handle(views(100)[session.fence.next :])
+        except Ended:
+            continue
+        except BreakerOpen as held:
+            waits.append(held.wait)
+            assert "breaker" in session.scoring.vitals.pauses()
+            # When the wait is over, the process tries that one event.
+            session = await take_over(session.scoring)
+            with pytest.raises(Ended):
+                await session.handle(views(100)[session.fence.next :])
+    # Then: three are put aside, and the waits grow from one process to the next
+    assert await counted(client) == {"dead_letters": 3, "dead_letters:crash": 3}
+    assert session.fence.next == 3
+    assert waits[:3] == [2.0, 4.0, 5.0]
+    assert waits[3:] == [5.0] * len(waits[3:])
+
+    # And: mended, it goes on by itself
+    scoring = make_scoring(client, (), breaker=options)
+    session = await take_over(scoring)
+    with pytest.raises(BreakerOpen):
+        await session.handle(views(100)[3:])
+    session = await take_over(scoring)
+    await session.handle(views(100)[3:])
+    assert await counted(client) == {"dead_letters": 3, "dead_letters:crash": 3, "scored": 97, "scored:view": 97}
+    assert "breaker" not in scoring.vitals.pauses()
+
+
+def fail_at(scoring: Scoring, offsets: Collection[int]) -> list[int]:
+    """Have a stage fail at these offsets; the sizes of the batches that it saw."""
+    features, sizes = scoring.stages.features, list[int]()
+
+    def fail(batch: Batch) -> None:
+        sizes.append(len(batch.items))
+        if any(item.record.offset in offsets for item in batch.items):
+            raise ArithmeticError
+        features(batch)
+
+    scoring.stages.features = fail  # type: ignore[assignment]
+    return sizes
+
+
+async def test_no_more_than_a_share_of_the_last_events_is_put_aside(client: Redis) -> None:
+    scoring = make_scoring(client, (), breaker={"in_a_row": 20, "window": 20, "share": 0.5})
+    fail_at(scoring, range(10, 200, 3))
+    session = await take_over(scoring)
+    await session.handle(views(200))
+    assert (await counted(client))["dead_letters:crash"] == len(range(10, 200, 3))
+
+    fail_at(scoring, {number for number in range(200, 400) if number % 3})
+    with pytest.raises(BreakerOpen):
+        await session.handle(views(400)[200:])
+    # A third of the last twenty was bad already; the tenth of twenty is the last that is let pass.
+    session = await take_over(scoring)
+    bad = [number for number in session.breaker.crashes if number >= session.breaker.done - 20]
+    assert len(bad) == 10
+    assert session.breaker.row < 3
+
+
+async def test_an_open_breaker_tries_one_event_and_lets_all_pass_once_it_does(client: Redis) -> None:
+    scoring = make_scoring(client, (), breaker={"in_a_row": 5})
+    failing = set(range(1_000))
+    sizes = fail_at(scoring, failing)
+    session = await take_over(scoring)
+    waits = []
+    for _ in range(4):
+        with pytest.raises(BreakerOpen) as held:
+            await session.handle(views(64)[session.fence.next :])
+        waits.append(held.value.wait)
+        del sizes[:]
+        session = await take_over(scoring)
+    with pytest.raises(BreakerOpen):
+        await session.handle(views(64)[session.fence.next :])
+    assert sizes == [1]
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+    assert await counted(client) == {"dead_letters": 5, "dead_letters:crash": 5}
+    failing.clear()
+    await session.handle(views(64)[session.fence.next :])
+    assert (await counted(client))["scored"] == 59
+    assert scoring.vitals.ready() == (True, [])

@@ -110,6 +110,14 @@ class Worker:
             pass
         return ""
 
+    def is_live(self) -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/live", timeout=5) as answer:
+            return bool(answer.status == 200)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
     def _is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=1) as answer:
@@ -265,7 +273,7 @@ class Job:
 
     async def _hashes(self, tag: str) -> dict[str, dict[bytes, bytes]]:
         keys = [key.decode() async for key in self.redis.scan_iter(match=f"*:{tag}*", count=5_000)]
-        skipped = {name_key(kind, tag) for kind in ("fence", "outbox", "due", "attempts")}  # type: ignore[arg-type]
+        skipped = {name_key(kind, tag) for kind in ("fence", "outbox", "due", "attempts", "crashes")}  # type: ignore[arg-type]
         chosen = [key for key in keys if key not in skipped]
         async with self.redis.pipeline(transaction=False) as pipe:
             for key in chosen:

@@ -1,0 +1,85 @@
+"""What counts as a hang, and what does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from models.sentiment.transformer import Sentiment
+from stream.vitals import Vitals
+from stream.watchdog import TEXTS_AT_ONCE, Paced, Watchdog
+from tests.unit.reference import WordScorer
+
+
+class Stuck(WordScorer):
+    """Reads on when it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+        assert self.go_on.wait(10)
+        return super().score_many(texts)
+
+
+def test_a_loop_that_stands_still_has_hung_after_the_limit() -> None:
+    watchdog = Watchdog(Vitals(), None, 10.0)
+    assert [watchdog.look(4.0) for _ in range(4)] == [None, None, None, "event loop"]
+
+
+def test_a_loop_that_moves_now_and_then_has_not_hung() -> None:
+    vitals = Vitals()
+    watchdog = Watchdog(vitals, None, 10.0)
+    for _ in range(10):
+        assert [watchdog.look(4.0) for _ in range(2)] == [None, None]
+        vitals.beat()
+
+
+@pytest.mark.parametrize("cause", ["redis", "broker", "outbox"])
+def test_waiting_is_no_hang(cause: str) -> None:
+    vitals = Vitals()
+    watchdog = Watchdog(vitals, Paced(WordScorer()), 10.0)
+    vitals.pause(cause)  # type: ignore[arg-type]
+    for _ in range(100):
+        vitals.beat()
+        assert watchdog.look(4.0) is None
+
+
+def test_a_text_that_is_never_done_has_hung_while_the_loop_goes_on() -> None:
+    vitals, stuck = Vitals(), Stuck()
+    paced = Paced(stuck)
+    watchdog = Watchdog(vitals, paced, 10.0)
+    thread = threading.Thread(target=paced.score_many, args=(["good"],))
+    thread.start()
+    found = []
+    while not paced.working:
+        pass
+    for _ in range(4):
+        vitals.beat()
+        found.append(watchdog.look(4.0))
+    stuck.go_on.set()
+    thread.join()
+    vitals.beat()
+    assert found == [None, None, None, "sentiment thread"]
+    assert watchdog.look(4.0) is None
+
+
+def test_texts_scored_a_few_at_a_time_score_the_same_and_show_that_they_move() -> None:
+    texts = ["good"] * TEXTS_AT_ONCE + ["bad", "good bad bad"] * TEXTS_AT_ONCE
+    paced = Paced(WordScorer())
+    assert paced.score_many(texts) == WordScorer().score_many(texts)
+    assert (paced.steps, paced.working) == (3, False)
+    assert paced.score_many([]) == []
+
+
+def test_a_scorer_that_raises_works_no_longer() -> None:
+    class Failing(WordScorer):
+        def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+            raise ArithmeticError
+
+    paced = Paced(Failing())
+    with pytest.raises(ArithmeticError):
+        paced.score_many(["good"])
+    assert not paced.working
