@@ -55,6 +55,11 @@ SOURCE_HEADER: Final = "nudge-source"
 """Dead letter's header: where the record was read, `<topic>/<partition>/<offset>`."""
 TIME_HEADER: Final = "nudge-time"
 """Dead letter's header: the record's Kafka timestamp, epoch milliseconds in decimal."""
+GENERATION_HEADER: Final = "nudge-generation"
+"""Dead letter's header: how often the source's log was made anew before, in decimal; absent for never."""
+ORIGIN_HEADER: Final = "nudge-origin"
+"""Header of a record sent back from the dead letters: where it was read first, `<topic>/<partition>/<offset>`, with
+`<generation>/` before the offset in a log that was made anew. One that was applied is a duplicate from then on."""
 
 
 class Rejected(Exception):

@@ -67,7 +67,7 @@ class PrivacySession:
         try:
             request = decode_request(record.value)
         except Rejected as rejection:
-            headers = write_headers(rejection, topics.privacy, self.partition, record)
+            headers = write_headers(rejection, topics.privacy, self.partition, record, self.fence.generation)
             return Outgoing(topics.dead_letters, record.key or b"", record.value or b"", headers, now)
         place = Place(self.fence.generation, record.offset)
         headers = ((KIND_HEADER, b"privacy"), (LEDGER_HEADER, f"{self.partition}/{place}".encode()))

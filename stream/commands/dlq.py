@@ -1,8 +1,9 @@
 """`nudge dlq`: dead letters listed, looked at, and sent back to where they came from.
 
 A dead letter holds the original bytes and key; its headers say why, from where and when, and carry the original
-headers under the prefix `original-`. Replay restores key, bytes and headers and adds `nudge-replay`, the position of
-the dead letter, by which a second failure of the same record is recognised.
+headers under the prefix `original-`. Replay restores key, bytes and headers and adds two: `nudge-replay`, the position
+of the dead letter, by which a second failure of the same record is recognised, and `nudge-origin`, where the record
+was read first, by which the workers know what they have applied already.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from schemas.reasons import ERROR_HEADER, FIELD_HEADER, REASON_HEADER, SOURCE_HEADER, TIME_HEADER, Rejected
+from schemas.reasons import (
+    ERROR_HEADER,
+    FIELD_HEADER,
+    GENERATION_HEADER,
+    ORIGIN_HEADER,
+    REASON_HEADER,
+    SOURCE_HEADER,
+    TIME_HEADER,
+    Rejected,
+)
 from stream.commands import CommandError
 from stream.commands.connections import count_partitions, open_consumer, open_producer
 from stream.commands.output import escape, print_json, print_line, print_table, write_time
@@ -66,6 +76,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
+    generation: int = 0
+    """How often the source's log was made anew before."""
 
     @property
     def size(self) -> int:
@@ -87,6 +99,7 @@ def read_letter(record: ConsumerRecord) -> DeadLetter:
         key=record.key,
         value=record.value,
         headers=tuple((n.removeprefix(ORIGINAL), v) for n, v in record.headers if n.startswith(ORIGINAL)),
+        generation=int(generation) if (generation := own.get(GENERATION_HEADER, "")).isdecimal() else 0,
     )
 
 
@@ -178,9 +191,22 @@ def _write(data: bytes | None) -> str:
 
 
 def restore_headers(letter: DeadLetter) -> list[Header]:
-    """Headers of the original record, and where its dead letter lies."""
+    """Headers of the original record, where it was read first, and where its dead letter lies."""
     kept = [(name, value) for name, value in letter.headers if name != REPLAY]
+    # A record that failed again is the same record: its first place stays its name.
+    if letter.source is not None and all(name != ORIGIN_HEADER for name, _ in kept):
+        kept.append((ORIGIN_HEADER, name_origin(letter.source, letter.generation).encode()))
     return [*kept, (REPLAY, str(letter.at).encode())]
+
+
+def name_origin(source: Position, generation: int) -> str:
+    """A record's place in a log that may have been made anew.
+
+    >>> name_origin(Position("events", 3, 17), 0), name_origin(Position("events", 3, 17), 2)
+    ('events/3/17', 'events/3/2/17')
+    """
+    offset = f"{generation}/{source.offset}" if generation else str(source.offset)
+    return f"{source.topic}/{source.partition}/{offset}"
 
 
 def choose_partition(letter: DeadLetter, partitions: int, partitioner: Partitioner) -> int | None:
@@ -224,7 +250,8 @@ async def replay_letters(
 ) -> int:
     """Send dead letters of `reasons` (all, if empty) back in order; the number that the broker acknowledged.
 
-    Letters without a source are passed over. Two replays of the same letters send them twice. Raises `CommandError`
+    Letters without a source are passed over. Two replays of the same letters send them twice; the workers apply each
+    once and count the rest as duplicates. Raises `CommandError`
     before anything is sent when a source topic is gone.
     """
     topics, failed_again = await survey_letters(settings, reasons)

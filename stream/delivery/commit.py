@@ -48,6 +48,7 @@ async def commit_batch(
     changed = _add_profiles(tag, batch, commands, profile_ttl)
     _add_windows(tag, batch, commands)
     _add_consents(tag, batch, commands)
+    commands += [("SADD", name_key("replayed", tag), *some) for some in _split(batch.replays)]
     counts = name_key("counts", tag)
     commands += [("HINCRBY", counts, name, number) for name, number in batch.counts.items()]
     commands += besides

@@ -148,6 +148,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     closings: tuple[Closing, ...] = ()
     opened: tuple[Window, ...] = ()
     fulfilled: tuple[Window, ...] = ()
+    origin: str = ""
+    """Where a record that was sent back from the dead letters was read first; empty for all others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -183,5 +185,9 @@ class Batch:
     """Position of the last entry before this batch."""
     generation: int = 0
     """How often the partition's log was made anew."""
+    replayed: set[str] = field(default_factory=set)
+    """Origins of records sent back, as far as they occur here, that were applied up to now."""
+    replays: list[str] = field(default_factory=list)
+    """Those that this batch applies."""
     triggers: list[RecommendationTrigger] = field(default_factory=list)
     """The triggers among the entries, for those who watch."""

@@ -226,7 +226,7 @@ class Writer:
     def refuse(self, record: Record, rejection: Rejected) -> None:
         """Send a record that can't be used to the dead letters, its bytes and headers as they were."""
         self.move(record)
-        headers = write_headers(rejection, self.batch.topic, self.batch.partition, record)
+        headers = write_headers(rejection, self.batch.topic, self.batch.partition, record, self.batch.generation)
         self.step()
         self.write("dead_letters", record.key or b"", record.value or b"", headers)
         self.batch.counts["dead_letters"] += 1

@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Final
 
 from schemas.event import Event, Role
 from schemas.privacy import LEDGER_HEADER, Place, PrivacyRequest
-from schemas.reasons import Rejected
+from schemas.reasons import ORIGIN_HEADER, Rejected
 from schemas.wire import KnownEvent, check_future, count_unknown, decode_record
 from stream.partition import Partitioner, find_partitions
 from stream.settings import Settings
 from stream.stages.batch import Batch, Item, Record
+
+_ORIGIN: Final = re.compile(rb"[\w.-]{1,249}/[0-9]{1,9}(/[0-9]{1,9})?/[0-9]{1,18}", re.ASCII)
 
 
 class Decoder:
@@ -71,9 +74,11 @@ class Decoder:
             event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)
             if not self.by_event and event.ts - record.timestamp > self.tolerance:
                 check_future(event.ts, record.timestamp, self.tolerance)
+            origin = find_origin(record.headers) if record.headers else ""
         except Rejected as rejection:
             return rejection
-        return Item(record, event, None, None, consent, event.user_id, role=self.roles.get(event.type, "other"))
+        role = self.roles.get(event.type, "other")
+        return Item(record, event, None, None, consent, event.user_id, role=role, origin=origin)
 
     def _find_astray(self, decoded: Sequence[Item | Rejected], partition: int) -> set[str]:
         """The people whose partition is another one."""
@@ -87,6 +92,24 @@ class Decoder:
             "user_id",
             f"this person's partition is not {partition}; key records by user_id with {self.partitioner}",
         )
+
+
+def find_origin(headers: Sequence[tuple[str, bytes]]) -> str:
+    """Where a record that was sent back was read first; empty for one that came another way.
+
+    Raises `Rejected` for a header that is no such place.
+
+    >>> find_origin([("nudge-origin", b"events/3/17")]), find_origin([("trace", b"1")])
+    ('events/3/17', '')
+    """
+    for name, value in headers:
+        if name == ORIGIN_HEADER:
+            if _ORIGIN.fullmatch(value or b"") is None:
+                raise Rejected(
+                    "wrong_type", ORIGIN_HEADER, "the header is no place in a log; only `nudge dlq replay` writes it"
+                )
+            return value.decode()
+    return ""
 
 
 def parse_ledger(headers: Sequence[tuple[str, bytes]]) -> tuple[int, Place] | None:

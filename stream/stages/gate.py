@@ -1,7 +1,8 @@
 """Gate: which items may go on. Privacy requests and consent objects take effect here, at their place in the log.
 
 Without consent for the profile's purpose (mode `required`) an event is counted and forgotten; an event seen before is
-counted and goes no further. Who withdraws that consent is forgotten: profile, open windows, ids seen.
+counted and goes no further, and so does one that was sent back from the dead letters and applied before, however long
+ago. Who withdraws that consent is forgotten: profile, open windows, ids seen.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class Gate:
             batch.counts["denied"] += 1
             batch.counts["denied:" + item.role] += 1
             return
+        if item.origin in batch.replayed:
+            batch.counts["duplicates"] += 1
+            batch.counts["duplicates:" + item.role] += 1
+            return
         person = dossier.person
         if person is None:
             person = dossier.person = Person()
@@ -87,6 +92,9 @@ class Gate:
             batch.counts["duplicates:" + item.role] += 1
             return
         person.seen = entry
+        if item.origin:
+            batch.replayed.add(item.origin)
+            batch.replays.append(item.origin)
         item.admitted = True
         item.may_trigger = dossier.consent.get(self.trigger, not self.required)
 

@@ -17,7 +17,7 @@ from stream.state.scripts import Script
 
 _clear: Final = Script("stream.state", "clear.lua")
 
-REBUILT = ("outbox", "due", "counts", "profile", "pending", "attempts", "crashes")
+REBUILT = ("outbox", "due", "counts", "profile", "pending", "attempts", "crashes", "replayed")
 """Kinds of keys that the log makes again. What people allowed or asked to be forgotten outlives a lost fence."""
 
 

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from models.outcomes.windows import Window
 from stream.stages.batch import Batch, Dossier
+from stream.state.client import call
 from stream.state.consents import decode_consent
 from stream.state.keys import Tag, name_key
 from stream.state.profiles import UnknownState, decode_person, take_image
@@ -39,10 +40,13 @@ class People:
         """No window in Redis is due before this; unknown at first."""
 
     async def load(self, batch: Batch, watermark: int) -> None:
-        """Fill `batch.people` with everybody in it, and `batch.due`.
+        """Fill `batch.people` with everybody in it, `batch.due`, and `batch.replayed`.
 
         `watermark` is the highest that the batch reaches.
         """
+        if origins := [item.origin for item in batch.items if item.origin]:
+            known = await call(self.redis, "SMISMEMBER", name_key("replayed", self.tag), *origins)
+            batch.replayed.update([origin for origin, applied in zip(origins, known, strict=True) if applied])
         missing = self._take({item.user_id for item in batch.items if item.user_id}, batch)
         members: Sequence[bytes] = ()
         if missing or self.earliest < watermark:

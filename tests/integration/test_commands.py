@@ -385,7 +385,7 @@ def test_a_dead_letter_is_shown_with_its_bytes(place: Place) -> None:
 
 
 def test_replay_sends_the_original_back(place: Place) -> None:
-    seed_letters(place)
+    events = seed_letters(place)
     dry = place.run("dlq", "replay", "--reason", "json", "--dry-run")
     assert "2 dead letters would be sent back" in dry.output
     result = place.run("dlq", "replay", "--reason", "json")
@@ -395,8 +395,14 @@ def test_replay_sends_the_original_back(place: Place) -> None:
     keyed, other = sorted(place.read("events", 2), key=lambda sent: sent.key is None)
     assert keyed.value == b'{"event_id": \xff'
     assert (keyed.key, keyed.partition) == (b"ann", find_partition("ann", PARTITIONS, "murmur2"))
-    assert keyed.headers == (("trace", b"abc"), ("empty", b""), ("nudge-replay", f"{dead}/0/0".encode()))
-    assert other == Sent(2, b"\x00\x01\x1b[31m", None, (("nudge-replay", f"{dead}/2/0".encode()),))
+    assert keyed.headers == (
+        ("trace", b"abc"),
+        ("empty", b""),
+        ("nudge-origin", f"{events}/2/10".encode()),
+        ("nudge-replay", f"{dead}/0/0".encode()),
+    )
+    origin = ("nudge-origin", f"{events}/2/11".encode())
+    assert other == Sent(2, b"\x00\x01\x1b[31m", None, (origin, ("nudge-replay", f"{dead}/2/0".encode())))
 
 
 def test_a_misrouted_record_goes_to_the_partition_of_its_person(place: Place) -> None:
@@ -428,11 +434,12 @@ def test_a_misrouted_record_goes_to_the_partition_of_its_person(place: Place) ->
 def test_a_record_that_failed_again_is_sent_once(place: Place) -> None:
     events, dead = place.create("events"), place.create("dead_letters")
     first = letter(b"broken", f"{events}/0/5", "json", 1_000)
-    again = letter(b"broken", f"{events}/0/9", "json", 2_000, ("nudge-replay", f"{dead}/0/0".encode()))
+    origin = ("nudge-origin", f"{events}/0/5".encode())
+    again = letter(b"broken", f"{events}/0/9", "json", 2_000, origin, ("nudge-replay", f"{dead}/0/0".encode()))
     place.send("dead_letters", first, again)
     assert "1 dead letters sent back" in place.run("dlq", "replay", "--all").output
     (sent,) = place.read("events", 1)
-    assert sent.headers == (("nudge-replay", f"{dead}/0/1".encode()),)
+    assert sent.headers == (origin, ("nudge-replay", f"{dead}/0/1".encode()))
 
 
 def test_nothing_is_sent_when_a_source_topic_is_gone(place: Place) -> None:

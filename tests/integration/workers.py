@@ -273,7 +273,7 @@ class Job:
 
     async def _hashes(self, tag: str) -> dict[str, dict[bytes, bytes]]:
         keys = [key.decode() async for key in self.redis.scan_iter(match=f"*:{tag}*", count=5_000)]
-        skipped = {name_key(kind, tag) for kind in ("fence", "outbox", "due", "attempts", "crashes")}  # type: ignore[arg-type]
+        skipped = {name_key(kind, tag) for kind in ("fence", "outbox", "due", "attempts", "crashes", "replayed")}  # type: ignore[arg-type]
         chosen = [key for key in keys if key not in skipped]
         async with self.redis.pipeline(transaction=False) as pipe:
             for key in chosen:

@@ -79,6 +79,7 @@ class Reference:
         self.emitted = NOWHERE
         self.entries: list[Entry] = []
         self.counts: Counter[str] = Counter()
+        self.replayed: set[str] = set()
         self.latest: Batch | None = None
         """The batch applied last."""
         self._open: list[tuple[int, str, str]] = []
@@ -110,6 +111,7 @@ class Reference:
         self._accept(batch)
 
     def _load(self, batch: Batch) -> None:
+        batch.replayed = self.replayed & {item.origin for item in batch.items}
         for item in batch.items:
             about = item.event or item.request
             assert about is not None
@@ -132,6 +134,7 @@ class Reference:
             self.emitted = batch.entries[-1].position
         self.entries += batch.entries
         self.counts.update(batch.counts)
+        self.replayed.update(batch.replays)
         self.people.update(batch.people)
         for user in batch.touched:
             if (person := batch.people[user].person) is not None and person.version == 0:
