@@ -195,10 +195,12 @@ def _build_dead_letter() -> dict[str, Any]:
         reasons.TIME_HEADER: {"type": "string", "description": "its Kafka timestamp, epoch milliseconds in decimal"},
     }
     field = {"type": "string", "description": "path of the field at fault; absent where it is the whole value"}
+    generation = {"type": "string", "description": "how often that log was made anew before; absent for never"}
+    others = {reasons.FIELD_HEADER: field, reasons.GENERATION_HEADER: generation}
     return {
         "summary": "A record that could not be used: its own bytes, why, and its own headers under original-.",
         "contentType": "application/octet-stream",
-        "headers": _headers(headers | {reasons.FIELD_HEADER: field}, required=headers),
+        "headers": _headers(headers | others, required=headers),
         "bindings": {
             "kafka": {"key": {"description": "the record's own key"}, "bindingVersion": KAFKA_BINDING},
         },

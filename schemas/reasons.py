@@ -42,7 +42,7 @@ MEANINGS: Final[Mapping[Reason, str]] = {
     "unsupported": "a known format's call or content type that has no meaning here",
     "misrouted": "the person's partition is another one",
     "too_large": "the broker refuses what would have been written",
-    "crash": "the record made a stage fail, again when it was tried alone",
+    "crash": "the record made a stage fail, or ended its process, again when it was tried alone",
 }
 
 REASON_HEADER: Final = "nudge-reason"

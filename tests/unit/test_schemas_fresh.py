@@ -198,7 +198,7 @@ def test_a_dead_letters_headers_are_told(asyncapi: Any) -> None:
     headers = asyncapi["components"]["messages"]["deadLetter"]["headers"]
     assert headers["properties"]["nudge-reason"]["enum"] == list(REASONS)
     assert set(headers["required"]) == {"nudge-reason", "nudge-error", "nudge-source", "nudge-time"}
-    assert headers["properties"].keys() - headers["required"] == {"nudge-field"}
+    assert headers["properties"].keys() - headers["required"] == {"nudge-field", "nudge-generation"}
 
 
 def test_the_fields_of_an_event_are_explained() -> None:
