@@ -95,7 +95,13 @@ async def kept_alive(job: Job, wrong: str, number: int) -> AsyncIterator[None]:
 
 
 async def set_up(servers: Servers, redis: Redis, prefix: str, folder: Path, size: int) -> Job:
-    options = eager(clock="event", consent={"mode": "optional"}, batch={"max_records": size, "hang_after": "2s"})
+    options = eager(
+        clock="event",
+        consent={"mode": "optional"},
+        batch={"max_records": size, "hang_after": "2s"},
+        # Small batches teach the learner few examples at once, and what it publishes could take the pinned version.
+        models={"snapshot_interval": "1h"},
+    )
     job = Job(servers, redis, prefix, folder, options)
     await job.create_topics()
     await job.pin(LINEUP)
