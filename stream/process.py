@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -46,6 +47,8 @@ async def serve(settings: Settings) -> None:
 def run_worker(settings: Settings) -> None:
     """Entry point of `nudge worker`: blocks until the worker is told to stop."""
     configure_logging(settings.log_level)
+    # C code that fails ends the process without a word otherwise.
+    faulthandler.enable()
     # Nearly all that a batch makes is free of cycles; what is loaded by now stays for ever.
     gc.set_threshold(50_000, 20, 50)
     gc.collect()
