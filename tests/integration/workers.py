@@ -44,7 +44,7 @@ PINNED = 7
 
 
 class Worker:
-    """One worker process; `wrong` names what of `rough_worker.py` is wrong with it, `variables` win over them."""
+    """One worker process; `wrong` names what of `script` is wrong with it, `variables` win over the environment."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Worker:
         name: str = "worker",
         wrong: str = "",
         variables: Mapping[str, str] | None = None,
+        script: str = "tests.integration.rough_worker",
     ) -> None:
         self.port = free_port()
         self.log = folder / f"{name}.log"
@@ -68,7 +69,7 @@ class Worker:
             "PYTHONPATH": str(ROOT),
             **(variables or {}),
         }
-        command = ["-m", "tests.integration.rough_worker", wrong] if wrong else ["-m", "stream.cli", "worker"]
+        command = ["-m", script, wrong] if wrong else ["-m", "stream.cli", "worker"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([sys.executable, *command], env=env, cwd=folder, stdout=log, stderr=log)
 

@@ -1,0 +1,150 @@
+"""What one schedule of faults does, drawn from its seed: the log, the workers, and what strikes them where.
+
+Nothing here touches a process or a server, and nothing is random but what the seed draws: the same seed gives the same
+plan on every machine. A plan prints as one line.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from schemas.privacy import PURPOSES
+from tests.unit.factories import NOON
+from tests.unit.reference import Record
+from tests.unit.test_batch_invariance import ask, compose_log
+
+Kind = Literal["kill", "point", "assigning", "zombie", "duel", "rebalance", "leave", "rollback", "redis", "broker"]
+Point = Literal["read", "decided", "committing", "committed", "sending", "sent"]
+
+POINTS: Final[tuple[Point, ...]] = ("read", "decided", "committing", "committed", "sending", "sent")
+PEOPLE: Final = 24_000
+"""A long tail: with few people the next batch writes everybody again, and a lost write does not show."""
+SECTION: Final = 900
+"""Records that are sent around one fault."""
+PARTITIONS: Final = 4
+
+COSTS: Final[dict[Kind, float]] = {
+    "kill": 5,
+    "point": 5,
+    "assigning": 8,
+    "zombie": 6,
+    "duel": 6,
+    "rebalance": 3,
+    "leave": 5,
+    "rollback": 1,
+    "redis": 2,
+    "broker": 10,
+}
+"""About how many seconds each takes, recovery included."""
+BUDGET: Final = 22.0
+NEEDS_TWO: Final[frozenset[Kind]] = frozenset(("zombie", "duel"))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong when `share` of its section's records are applied.
+
+    `kill`: SIGKILL of `worker`, which is started again. `point`: the worker kills itself at the `count`-th time that it
+    is at `point`. `assigning`: killed, and again as soon as it has taken a partition over. `zombie`: stopped with a
+    batch decided, until its partitions are others', then woken up. `duel`: the same, but the new owner stands still
+    too, just when it has the fence, so that the zombie finds the place that it knows. `rebalance`: a further member
+    joins and leaves. `leave`: SIGTERM, and started again. `rollback`: Redis holds again what it held a while ago, under
+    live workers. `redis`, `broker`: SIGKILL of the server, which comes back with its data.
+    """
+
+    kind: Kind
+    worker: int
+    share: float
+    point: Point = "decided"
+    count: int = 1
+    settled: bool = True
+    """Whether all workers are at work again before the section begins; else it may strike amid a recovery."""
+
+    def __str__(self) -> str:
+        where = f"@{self.point}#{self.count}" if self.kind == "point" else ""
+        return f"{self.kind}{where}(w{self.worker},{self.share:.2f}{'' if self.settled else ',at once'})"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One schedule. `batch`: records in a batch at most; `cache`: people that a worker remembers; `outbox`: entries
+    that may wait in a partition; `rate`: records sent a second."""
+
+    seed: int
+    workers: int
+    batch: int
+    cache: int
+    outbox: int
+    rate: int
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        options = f"{self.workers} workers, batches of {self.batch}, {self.cache} cached, outbox {self.outbox}"
+        return f"seed {self.seed}: {options}, {self.rate}/s: " + " ".join(map(str, self.faults))
+
+    @property
+    def records(self) -> int:
+        """Length of the log before records are repeated."""
+        return SECTION * (len(self.faults) + 1)
+
+
+def draw_plan(seed: int, broker: str = "embedded") -> Plan:
+    """The plan of `seed`; only on Apache Kafka (`kafka`) does it hold a kill of the broker, at most one."""
+    chance = random.Random(f"plan {seed}")
+    workers = chance.choice((1, 2, 2, 3))
+    options = {
+        "batch": chance.choice((30, 120, 500)),
+        "cache": chance.choice((100, 100_000, 100_000)),
+        "outbox": chance.choice((200, 20_000)),
+        "rate": chance.choice((1_200, 2_500)),
+    }
+    kinds = [kind for kind in COSTS if kind != "broker" and (workers > 1 or kind not in NEEDS_TWO)]
+    faults: list[Fault] = []
+    spent = 0.0
+    if broker == "kafka" and random.Random(f"broker {seed}").random() < 0.25:
+        faults.append(Fault("broker", 0, 0.5))
+        spent = COSTS["broker"]
+    while spent < BUDGET:
+        # Kills at named points are what there is most to learn from; each other kind comes once.
+        kind = chance.choice((*kinds, "kill", "point", "point"))
+        if kind not in ("kill", "point") and any(fault.kind == kind for fault in faults):
+            continue
+        faults.append(
+            Fault(
+                kind,
+                worker=chance.randrange(workers),
+                share=round(chance.uniform(0.2, 0.7), 2),
+                point=chance.choice(POINTS),
+                count=chance.randint(1, 3),
+                settled=chance.random() < 0.75,
+            )
+        )
+        spent += COSTS[kind]
+    chance.shuffle(faults)
+    return Plan(seed, workers, faults=tuple(faults), **options)
+
+
+def compose(plan: Plan) -> list[Record]:
+    """The log of a plan: that of the unit tests (broken records, consents, repeated ids), and whole records twice.
+
+    Every person who has a ledger's request has it in the order in which the ledger would bring it.
+    """
+    chance = random.Random(f"log {plan.seed}")
+    log: list[Record] = []
+    for record in compose_log(plan.records, seed=plan.seed, people=PEOPLE):
+        log.append(record)
+        if chance.random() < 0.03:
+            # What a producer does that did not hear of its success.
+            log.append(log[-chance.choice((1, 1, 2, 5)) :][0])
+        if chance.random() < 0.02:
+            log.append(_grant(f"u{chance.randrange(PEOPLE)}", record.timestamp))
+    return log
+
+
+def _grant(user: str, at: int) -> Record:
+    value, headers = ask(user, dict.fromkeys(PURPOSES, True), None)
+    assert at >= NOON
+    found: Any = headers
+    return Record(0, at, value, user.encode(), found)

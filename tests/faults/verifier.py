@@ -1,0 +1,204 @@
+"""Compares what workers left behind, in Redis and in the output topics, with the single-threaded reference.
+
+Everything is compared to the byte, and every difference is kept, in words without anything personal beyond the made-up
+users of a plan. Who wrote what under whose fence is read from the audit list that the test's workers keep.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from models.lifecycle.learners import LearnerSet
+from models.lifecycle.snapshot import open_sealed
+from models.outcomes.features import NAMES, SCHEMA
+from schemas.example import Example, Interaction
+from schemas.reasons import SOURCE_HEADER
+from stream.state.keys import name_key, tag_events, tag_source
+from tests.unit.reference import Reference
+
+SHOWN = 12
+
+
+@dataclass
+class Verdict:
+    """What was found: `differences` in words; records or entries `lost`; trigger ids `extra`; writes under a fence
+    that was another's, or over a stretch that was done, in `zombies`."""
+
+    differences: list[str] = field(default_factory=list)
+    lost: int = 0
+    extra: int = 0
+    zombies: int = 0
+    copies: int = 0
+    """Entries sent more than once, which at least once allows."""
+
+    @property
+    def clean(self) -> bool:
+        return not (self.differences or self.lost or self.extra or self.zombies)
+
+    def expect(self, what: str, found: Any, wanted: Any) -> None:
+        """Note a difference unless both are equal."""
+        if found != wanted:
+            self.differences.append(f"{what}: found {_cut(found)}, wanted {_cut(wanted)}")
+
+    def expect_fields(self, what: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> None:
+        """Note each field in which two mappings differ."""
+        for name in sorted(found.keys() | wanted.keys(), key=repr):
+            self.expect(f"{what} {name!r}", found.get(name), wanted.get(name))
+
+    def say(self) -> list[str]:
+        """The first few differences."""
+        more = len(self.differences) - SHOWN
+        return self.differences[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
+
+
+Output = Mapping[str, Sequence[Any]]
+"""Records of the topics `recommendations`, `examples` and `dead_letters`, each partition in order."""
+
+
+async def verify(redis: Redis, references: Sequence[Reference], output: Output, key: bytes) -> Verdict:
+    """Compare all there is; `key` opens the learners' snapshots."""
+    verdict = Verdict()
+    for reference in references:
+        await verify_state(verdict, redis, reference)
+        audit = await redis.lrange(name_key("audit", tag_events(reference.partition)), 0, -1)  # type: ignore[arg-type]
+        verify_audit(verdict, reference.partition, [line.decode() for line in audit])
+    verify_output(verdict, [entry for reference in references for entry in reference.entries], output)
+    await verify_learning(verdict, redis, output["examples"], key)
+    return verdict
+
+
+async def verify_state(verdict: Verdict, redis: Redis, reference: Reference) -> None:
+    """Profiles, pending windows, consent, counts, deadlines, outbox and fence of one partition."""
+    tag = tag_events(reference.partition)
+    wanted = describe_state(reference)
+    found = await read_hashes(redis, tag)
+    for name in sorted(found.keys() | wanted.keys()):
+        verdict.expect_fields(name, found.get(name, {}), wanted.get(name, {}))
+    due = dict(await redis.zrange(name_key("due", tag), 0, -1, withscores=True))
+    deadlines = {f"{w.id} {w.user_id}".encode(): float(w.deadline) for w in reference.windows().values()}
+    verdict.expect_fields(name_key("due", tag), due, deadlines)
+    verdict.expect(name_key("outbox", tag), await redis.xlen(name_key("outbox", tag)), 0)
+    verdict.expect(name_key("parked", tag), await redis.xlen(name_key("parked", tag)), 0)
+    fence = await redis.hgetall(name_key("fence", tag))
+    clocks = (str(reference.clock.now).encode(), str(reference.clock.watermark).encode())
+    verdict.expect(name_key("fence", tag), (fence.get(b"clock"), fence.get(b"watermark")), clocks)
+    verdict.expect(name_key("fence", tag) + " time to live", await redis.ttl(name_key("fence", tag)), -1)
+
+
+def describe_state(reference: Reference) -> dict[str, dict[bytes, bytes]]:
+    """The hashes that Redis must hold for one partition, by key."""
+    tag = tag_events(reference.partition)
+    wanted: dict[str, dict[bytes, bytes]] = {
+        name_key("profile", tag, user): pair(fields) for user, fields in reference.profiles().items()
+    }
+    for user, dossier in reference.people.items():
+        if dossier.windows:
+            windows = {name.encode(): msgspec.msgpack.encode(w) for name, w in dossier.windows.items()}
+            wanted[name_key("pending", tag, user)] = windows
+        consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
+        consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
+        consent |= {b"@%d" % partition: str(place).encode() for partition, place in dossier.ledger.items()}
+        if consent:
+            wanted[name_key("consent", tag, user)] = consent
+    wanted[name_key("counts", tag)] = {n.encode(): b"%d" % c for n, c in reference.counts.items() if c}
+    return wanted
+
+
+async def read_hashes(redis: Redis, tag: str) -> dict[str, dict[bytes, bytes]]:
+    """All hashes of a partition but its fence."""
+    keys = [key.decode() async for key in redis.scan_iter(match=f"*:{tag}*", count=5_000)]
+    chosen = [key for key in keys if key.split(":", 1)[0] in ("profile", "pending", "consent", "counts")]
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in chosen:
+            pipe.hgetall(key)
+        return dict(zip(chosen, await pipe.execute(), strict=True))
+
+
+def verify_audit(verdict: Verdict, partition: int, lines: Iterable[str]) -> None:
+    """Each commit was its fence's owner's, and began where the one before it ended.
+
+    >>> verdict = Verdict()
+    >>> verify_audit(verdict, 0, ["a a 1 0 5", "b b 2 5 9"]); verdict.clean
+    True
+    >>> verify_audit(verdict, 0, ["a a 1 0 5", "a b 2 5 9", "b b 2 5 9"]); verdict.zombies
+    2
+    """
+    at = 0
+    for line in lines:
+        owner, holder, _, begin, end = line.split()
+        if owner != holder or int(begin) < at:
+            verdict.zombies += 1
+        elif int(begin) > at:
+            verdict.differences.append(f"partition {partition}: nobody applied {at} to {begin}")
+        at = max(at, int(end))
+
+
+def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> None:
+    """What was sent is what was decided, copies aside: nothing is missing, nothing is there that nobody decided."""
+    for target in ("recommendations", "examples"):
+        wanted = {entry.value for entry in entries if entry.target == target}
+        found = Counter(record.value for record in output[target])
+        missing, alien = wanted - found.keys(), found.keys() - wanted
+        verdict.copies += found.total() - len(found)
+        verdict.lost += len(missing)
+        if missing or alien:
+            verdict.differences.append(f"{target}: {len(missing)} missing, {len(alien)} that nobody decided")
+    ids = {msgspec.json.decode(entry.value)["trigger_id"] for entry in entries if entry.target == "recommendations"}
+    sent = {msgspec.json.decode(record.value)["trigger_id"] for record in output["recommendations"]}
+    verdict.extra += len(sent - ids)
+    letters = {dict(e.headers)[SOURCE_HEADER]: (e.value, e.headers) for e in entries if e.target == "dead_letters"}
+    found_letters = {
+        dict(record.headers)[SOURCE_HEADER]: (record.value or b"", tuple(record.headers))
+        for record in output["dead_letters"]
+    }
+    verdict.lost += len(letters.keys() - found_letters.keys())
+    verdict.expect_fields("dead letter", found_letters, letters)
+
+
+def distinct(examples: Iterable[Any]) -> list[Example | Interaction]:
+    """The examples as they lie in the topic, each at its first place."""
+    known: set[tuple[int, int, int, int]] = set()
+    first = []
+    for record in examples:
+        example = msgspec.json.decode(record.value, type=Example | Interaction)
+        place = (example.partition, example.generation, example.offset, example.index)
+        if place not in known:
+            known.add(place)
+            first.append(example)
+    return first
+
+
+async def verify_learning(verdict: Verdict, redis: Redis, examples: Sequence[Any], key: bytes) -> None:
+    """The last snapshots are those of a learner that took each example once, to the byte."""
+    learners = LearnerSet(NAMES, SCHEMA)
+    for example in distinct(examples):
+        if not learners.learn(example):
+            verdict.differences.append("examples: the first copies of a partition are out of order")
+    tag = tag_source("examples", 0)
+    last = examples[-1].offset if examples else -1
+    for wanted in learners.snapshots(last, 0):
+        sealed = await redis.get(name_key("snapshot", tag, wanted.model, last))
+        if sealed is None:
+            verdict.differences.append(f"snapshot {last} of {wanted.model} was not published")
+            continue
+        found = open_sealed(sealed, key)
+        verdict.expect(f"{wanted.model}: places learned", found.positions, wanted.positions)
+        verdict.expect(f"{wanted.model}: what was learned", found.learning, wanted.learning)
+        verdict.expect(f"{wanted.model}: what scores", found.scoring, wanted.scoring)
+
+
+def pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
+    """A hash of its fields in a row."""
+    parts = [part.encode() if isinstance(part, str) else part for part in flat]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
