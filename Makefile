@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench faults clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,10 @@ lint: $(VENV)/dev ## format, linter, types, import contract
 
 bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
 	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
+
+faults: $(VENV)/dev ## workers, broker and Redis killed by seeded plans; SEEDS=20 | SEED=17, BROKER=embedded|kafka, MUTANT=...
+	@$(RUN)python -m tests.faults --seeds $(or $(SEEDS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) \
+		$(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

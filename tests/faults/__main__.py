@@ -8,54 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
-from pathlib import Path
 
-from stream.embedded import Guard, Server, start_kafka, start_redis, start_tansu
+from stream.embedded import Guard
+from tests.faults.ground import Ground
 from tests.faults.mutants import MUTANTS
 from tests.faults.plan import draw_plan
-from tests.faults.schedule import Schedule
-from tests.faults.verifier import Verdict
-
-
-class Ground:
-    """The servers that schedules run on, one after the other: a broker, and a Redis that keeps an append-only file."""
-
-    def __init__(self, broker: str, guard: Guard) -> None:
-        self.kind = broker
-        self.guard = guard
-        self.stack = ExitStack()
-        self.kafka: Server | None = None
-        if broker == "kafka":
-            server = self.kafka = start_kafka(Path(os.environ["KAFKA_HOME"]), guard.make_folder(), guard=guard)
-        else:
-            server = start_tansu(guard.make_folder(), guard=guard)
-        self.stack.callback(server.kill)
-        self.bootstrap = f"127.0.0.1:{server.port}"
-        self.redis = start_redis(guard.make_folder(), appendonly=True, guard=guard)
-        self.stack.callback(self.redis.kill)
-
-    async def run(self, seed: int, mutant: str = "none") -> tuple[Schedule, Verdict]:
-        """Carry out the plan of `seed`; the workers' logs are kept where it failed."""
-        plan = draw_plan(seed, self.kind)
-        folder = self.guard.make_folder()
-        schedule = Schedule(plan, folder, self.redis, self.bootstrap, self.kafka, mutant)
-        try:
-            verdict = await schedule.run()
-            if not verdict.clean and mutant == "none":
-                kept = Path(os.environ.get("FAULTS_KEEP", "/tmp")) / f"faults-{self.kind}-{mutant}-{seed}"
-                shutil.copytree(folder, kept, dirs_exist_ok=True)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return schedule, verdict
-
-    def close(self) -> None:
-        self.stack.close()
 
 
 def run_all(broker: str, seeds: Iterable[int], mutant: str) -> int:
@@ -71,7 +31,7 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str) -> int:
         try:
             for last in seeds:
                 at = time.monotonic()
-                schedule, verdict = asyncio.run(ground.run(last, mutant))
+                schedule, verdict = asyncio.run(ground.run(draw_plan(last, broker), mutant))
                 kills, count, copies = schedule.count_kills(), count + 1, copies + verdict.copies
                 found = (len(verdict.differences), verdict.zombies, verdict.lost, verdict.extra, kills)
                 total = {name: total[name] + number for name, number in zip(total, found, strict=True)}

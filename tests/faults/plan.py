@@ -24,6 +24,8 @@ PEOPLE: Final = 24_000
 SECTION: Final = 900
 """Records that are sent around one fault."""
 PARTITIONS: Final = 4
+ALL: Final = 1_000
+"""Closings for one event that are as good as all."""
 
 COSTS: Final[dict[Kind, float]] = {
     "kill": 5,
@@ -70,7 +72,7 @@ class Fault:
 @dataclass(frozen=True)
 class Plan:
     """One schedule. `batch`: records in a batch at most; `cache`: people that a worker remembers; `outbox`: entries
-    that may wait in a partition; `rate`: records sent a second."""
+    that may wait in a partition; `rate`: records sent a second; `closings`: windows that one event may close."""
 
     seed: int
     workers: int
@@ -78,6 +80,7 @@ class Plan:
     cache: int
     outbox: int
     rate: int
+    closings: int
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
@@ -99,11 +102,13 @@ def draw_plan(seed: int, broker: str = "embedded") -> Plan:
         "cache": chance.choice((100, 100_000, 100_000)),
         "outbox": chance.choice((200, 20_000)),
         "rate": chance.choice((1_200, 2_500)),
+        # With few, windows wait for each other; with many, the oracle can tell when each closes.
+        "closings": random.Random(f"closings {seed}").choice((2, ALL)),
     }
     kinds = [kind for kind in COSTS if kind != "broker" and (workers > 1 or kind not in NEEDS_TWO)]
     faults: list[Fault] = []
     spent = 0.0
-    if broker == "kafka" and random.Random(f"broker {seed}").random() < 0.25:
+    if broker == "kafka" and random.Random(f"broker {seed}").random() < 0.35:
         faults.append(Fault("broker", 0, 0.5))
         spent = COSTS["broker"]
     while spent < BUDGET:

@@ -28,7 +28,7 @@ from stream.embedded import Server, Servers
 from stream.settings import Settings
 from stream.state.keys import name_key, tag_events, tag_source
 from tests.faults.plan import PARTITIONS, Fault, Plan, compose
-from tests.faults.verifier import Verdict, verify
+from tests.faults.verifier import Verdict, ask_oracle, verify
 from tests.integration.workers import KEY, PINNED, Job, Worker
 from tests.unit.reference import Record, Reference, make_lineup
 from tests.unit.test_batch_invariance import eager
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 LINEUP: Final = make_lineup("conversion", "click", version=PINNED)
 SESSION: Final = 2_000
-LATEST_FAULT: Final = 33.0
+LATEST_FAULT: Final = 25.0
 """Seconds after which no further fault begins, so that a schedule ends in time on a busy machine too."""
 PATIENCE: Final = 40.0
 TOPICS: Final = ("recommendations", "examples", "dead_letters")
@@ -70,7 +70,7 @@ class Schedule:
         self.redis = Redis.from_url(url)
         options = eager(
             clock="event",
-            batch={"closings_per_event": 2, "max_records": plan.batch, "cached_people": plan.cache},
+            batch={"closings_per_event": plan.closings, "max_records": plan.batch, "cached_people": plan.cache},
             outbox={"max_entries": plan.outbox},
             models={"snapshot_interval": 200},
         )
@@ -109,7 +109,7 @@ class Schedule:
     def start(self, slot: int) -> Worker:
         """Start a worker in `slot`, in the place of whoever was there."""
         name = f"worker-{slot}-{len(self.job.workers)}"
-        variables = {"FAULTS_ARMED": str(self.armed(slot))}
+        variables = {"FAULTS_ARMED": str(self.armed(slot)), "TMPDIR": str(self.job.folder)}
         worker = Worker(self.job.settings, self.job.folder, name, self.mutant, variables, script="tests.faults.worker")
         self.job.workers.append(worker)
         return worker
@@ -333,7 +333,9 @@ class Schedule:
         last = output["examples"][-1].offset if output["examples"] else -1
         with suppress(Stuck):
             await self.until(lambda: self._learned(last), "last snapshot")
-        return await verify(self.redis, references, output, KEY.encode())
+        verdict = await verify(self.redis, references, output, KEY.encode())
+        await ask_oracle(verdict, self.redis, self.job.settings, records, output)
+        return verdict
 
     async def _reached(self, ends: dict[int, int]) -> bool:
         return await self.fences() == ends

@@ -19,7 +19,10 @@ from models.lifecycle.snapshot import open_sealed
 from models.outcomes.features import NAMES, SCHEMA
 from schemas.example import Example, Interaction
 from schemas.reasons import SOURCE_HEADER
+from stream.settings import AbandonedRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
+from tests.faults.oracle import Oracle
+from tests.faults.plan import ALL
 from tests.unit.reference import Reference
 
 SHOWN = 12
@@ -191,6 +194,43 @@ async def verify_learning(verdict: Verdict, redis: Redis, examples: Sequence[Any
         verdict.expect(f"{wanted.model}: places learned", found.positions, wanted.positions)
         verdict.expect(f"{wanted.model}: what was learned", found.learning, wanted.learning)
         verdict.expect(f"{wanted.model}: what scores", found.scoring, wanted.scoring)
+
+
+async def ask_oracle(
+    verdict: Verdict, redis: Redis, settings: Settings, records: Sequence[Any], output: Output
+) -> None:
+    """Counters, consent and the triggers of the rule `abandoned` are those that the second oracle finds."""
+    triggers: set[str] = set()
+    for partition in range(settings.topics.partitions):
+        oracle = consult([r for r in records if r.partition == partition], settings)
+        triggers |= oracle.triggers
+        tag = tag_events(partition)
+        told = {name_key("consent", tag, user): allowed for user, allowed in oracle.consents().items()}
+        hashes = await read_hashes(redis, tag)
+        consents = {
+            key: {name.decode(): value == b"1" for name, value in fields.items() if name[:1].isalpha()}
+            for key, fields in hashes.items()
+            if key.startswith("consent:")
+        }
+        verdict.expect_fields("oracle:", {key: allowed for key, allowed in consents.items() if allowed}, told)
+        counts = {name.decode(): int(value) for name, value in hashes.get(name_key("counts", tag), {}).items()}
+        counted = {name: counts.get(name, 0) for name in oracle.counts}
+        verdict.expect_fields(f"oracle: partition {partition}", counted, oracle.counts)
+    if settings.batch.closings_per_event >= ALL:
+        sent = [msgspec.json.decode(record.value) for record in output["recommendations"]]
+        found = {trigger["trigger_id"] for trigger in sent if trigger["rule"] == "abandoned"}
+        verdict.expect_fields("oracle: trigger", dict.fromkeys(found, True), dict.fromkeys(triggers, True))
+
+
+def consult(records: Sequence[Any], settings: Settings) -> Oracle:
+    """The oracle, after it has read these records of one partition."""
+    [rule] = [rule for rule in settings.rules if isinstance(rule, AbandonedRule)]
+    oracle = Oracle(
+        lateness=settings.lateness, after=rule.after, cooldown=rule.cooldown, ttl=settings.profile_ttl, rule=rule.name
+    )
+    for record in records:
+        oracle.read(record.value, record.headers)
+    return oracle
 
 
 def pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:

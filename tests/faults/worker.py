@@ -63,7 +63,9 @@ def reach(point: str, partition: int) -> None:
         return
     times = 0
     ARMED.unlink()
-    ARMED.with_suffix(".struck").write_text(json.dumps({"point": point, "partition": partition}))
+    fresh = ARMED.with_suffix(".striking")
+    fresh.write_text(json.dumps({"point": point, "partition": partition}))
+    fresh.rename(ARMED.with_suffix(".struck"))
     os.kill(os.getpid(), order["signal"])
 
 

@@ -1,0 +1,118 @@
+"""A short form of `make faults`: a few plans, each for a failure that it would show, on every broker there is.
+
+What each test's plan is worth shows by the mutants at the end: the same comparison finds a worker that is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.embedded import Guard
+from tests.faults.ground import Ground
+from tests.faults.plan import ALL, Fault, Plan, compose, draw_plan
+from tests.faults.verifier import Verdict, consult, verify_audit
+from tests.unit.reference import Reference, make_lineup
+from tests.unit.test_batch_invariance import eager
+
+pytestmark = pytest.mark.timeout(240)
+
+BROKERS = ["embedded", "kafka"] if os.environ.get("KAFKA_HOME") else ["embedded"]
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    with Guard() as guard:
+        ground = Ground(request.param, guard)
+        yield ground
+        ground.close()
+
+
+def plan(*faults: Fault, workers: int = 2, **options: Any) -> Plan:
+    chosen = {"batch": 60, "cache": 100_000, "outbox": 20_000, "rate": 1_500, "closings": ALL} | options
+    return Plan(seed=1, workers=workers, faults=faults, **chosen)
+
+
+async def check(ground: Ground, plan: Plan) -> None:
+    _, verdict = await ground.run(plan)
+    assert verdict == Verdict(copies=verdict.copies), verdict.say()
+
+
+async def test_a_worker_killed_after_the_commit_and_before_the_trim_loses_and_invents_nothing(ground: Ground) -> None:
+    """Would have caught: a commit before the work is done (Faust #527, #606), a trim before the acknowledgement, an
+    example learned twice."""
+    await check(ground, plan(Fault("point", 0, 0.4, "committed"), Fault("point", 0, 0.4, "sent", 2), workers=1))
+
+
+async def test_partitions_that_move_and_come_back_are_neither_skipped_nor_done_twice(ground: Ground) -> None:
+    """Would have caught: offsets skipped after a rebalance (Faust #216), prefetched records of before it (#221), work
+    done twice on scale-out (#502), a cache that outlives its partition."""
+    await check(ground, plan(Fault("rebalance", 0, 0.3), Fault("kill", 1, 0.5)))
+
+
+async def test_a_zombie_that_finds_the_place_it_knows_writes_nothing(ground: Ground) -> None:
+    """Would have caught: a commit that looks at the place and not at the owner."""
+    await check(ground, plan(Fault("duel", 0, 0.3)))
+
+
+async def test_a_redis_killed_or_gone_back_under_live_workers_ends_as_undisturbed(ground: Ground) -> None:
+    """Would have caught: a commit that looks at the owner and not at the place, a seek by the group's offset, a cache
+    kept after a refusal, a client that hides a restart."""
+    await check(ground, plan(Fault("rollback", 0, 0.6), Fault("redis", 0, 0.4), workers=1))
+
+
+async def test_a_broker_killed_and_restarted_with_its_log_ends_as_undisturbed(ground: Ground) -> None:
+    """Would have caught: a worker that goes on without committing after its connection is reset (robinhood/faust
+    #736)."""
+    if ground.kafka is None:
+        pytest.skip("the embedded broker keeps its log in memory")
+    await check(ground, plan(Fault("broker", 0, 0.4), workers=1))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "fault"), [("from", Fault("rollback", 0, 0.6)), ("trim", Fault("point", 0, 0.4, "sending", 2))]
+)
+async def test_a_worker_that_is_wrong_is_found_out(ground: Ground, mutant: str, fault: Fault) -> None:
+    _, verdict = await ground.run(plan(fault, workers=1), mutant)
+    assert verdict.lost > 0
+    assert not any("the schedule itself failed" in line or "no end of" in line for line in verdict.differences)
+
+
+def test_a_seed_draws_the_same_plan_and_the_same_log_twice() -> None:
+    for seed in range(1, 30):
+        assert draw_plan(seed, "kafka") == draw_plan(seed, "kafka")
+    assert compose(draw_plan(17)) == compose(draw_plan(17))
+    assert str(draw_plan(17)) != str(draw_plan(18))
+
+
+def test_plans_hold_every_kind_of_fault_often() -> None:
+    drawn = [{fault.kind for fault in draw_plan(seed, "kafka").faults} for seed in range(1, 21)]
+    for kind in ("kill", "point", "assigning", "zombie", "duel", "rebalance", "leave", "rollback", "redis", "broker"):
+        assert sum(kind in kinds for kinds in drawn) >= 2, kind
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_oracle_and_the_reference_agree_on_the_raw_log(seed: int) -> None:
+    """Would have caught: a mistake of the pure stages, which workers and reference share."""
+    records = compose(draw_plan(seed))
+    for offset, record in enumerate(records):
+        record.offset = offset
+    settings = eager(clock="event", batch={"closings_per_event": ALL})
+    reference = Reference(settings, models=make_lineup("conversion", "click")).run(records)
+    oracle = consult(records, settings)
+    assert {name: reference.counts[name] for name in oracle.counts} == oracle.counts
+    assert oracle.consents() == {user: d.consent for user, d in reference.people.items() if d.consent}
+    triggers = [msgspec.json.decode(e.value) for e in reference.entries if e.target == "recommendations"]
+    assert oracle.triggers == {t["trigger_id"] for t in triggers if t["rule"] == "abandoned"}
+    assert len(oracle.triggers) > 50
+
+
+def test_an_audit_that_skips_a_stretch_or_goes_over_it_again_is_told() -> None:
+    skipped, again = Verdict(), Verdict()
+    verify_audit(skipped, 0, ["a a 1 0 5", "b b 2 7 9"])
+    verify_audit(again, 0, ["a a 1 0 5", "b b 2 4 9"])
+    assert (len(skipped.differences), again.zombies) == (1, 1)
