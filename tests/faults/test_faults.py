@@ -115,4 +115,4 @@ def test_an_audit_that_skips_a_stretch_or_goes_over_it_again_is_told() -> None:
     skipped, again = Verdict(), Verdict()
     verify_audit(skipped, 0, ["a a 1 0 5", "b b 2 7 9"])
     verify_audit(again, 0, ["a a 1 0 5", "b b 2 4 9"])
-    assert (len(skipped.differences), again.zombies) == (1, 1)
+    assert (len(skipped.differences), skipped.lost, again.zombies) == (1, 2, 1)

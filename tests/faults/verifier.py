@@ -30,8 +30,9 @@ SHOWN = 12
 
 @dataclass
 class Verdict:
-    """What was found: `differences` in words; records or entries `lost`; trigger ids `extra`; writes under a fence
-    that was another's, or over a stretch that was done, in `zombies`."""
+    """What was found: `differences` in words; in `lost`, records that nobody applied and entries that nobody sent;
+    trigger ids that nobody decided, `extra`; in `zombies`, writes under another's fence or over a stretch that was done.
+    """
 
     differences: list[str] = field(default_factory=list)
     lost: int = 0
@@ -139,6 +140,7 @@ def verify_audit(verdict: Verdict, partition: int, lines: Iterable[str]) -> None
             verdict.zombies += 1
         elif int(begin) > at:
             verdict.differences.append(f"partition {partition}: nobody applied {at} to {begin}")
+            verdict.lost += int(begin) - at
         at = max(at, int(end))
 
 
