@@ -31,7 +31,7 @@ SHOWN = 12
 @dataclass
 class Verdict:
     """What was found: `differences` in words; in `lost`, records that nobody applied and entries that nobody sent;
-    trigger ids that nobody decided, `extra`; in `zombies`, writes under another's fence or over a stretch that was done.
+    in `extra`, trigger ids that nobody decided; in `zombies`, writes under another's fence or over what was done.
     """
 
     differences: list[str] = field(default_factory=list)
