@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka.structs import TopicPartition
 
 from stream.delivery.lane import Lane
+from stream.vitals import Vitals
 
 
 class Idle(Lane):
@@ -20,7 +21,7 @@ class Idle(Lane):
 
 async def test_a_stop_whose_caller_was_cancelled_still_ends_the_lane() -> None:
     # Given: a lane with a batch in flight, and a rebalance that waits for it
-    source: Any = SimpleNamespace(name="events")
+    source: Any = SimpleNamespace(name="events", vitals=Vitals())
     lane = Idle(source, TopicPartition("events", 0))
     await lane.busy.acquire()
     rebalance = asyncio.create_task(lane.stop(60.0))
