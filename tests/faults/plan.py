@@ -134,7 +134,7 @@ def draw_plan(seed: int, broker: str = "embedded") -> Plan:
 def compose(plan: Plan) -> list[Record]:
     """The log of a plan: that of the unit tests (broken records, consents, repeated ids), and whole records twice.
 
-    Every person who has a ledger's request has it in the order in which the ledger would bring it.
+    Now and then somebody grants everything anew.
     """
     chance = random.Random(f"log {plan.seed}")
     log: list[Record] = []
