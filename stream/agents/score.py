@@ -138,6 +138,7 @@ class ScoreSession:
         """Apply the records, halved where a stage fails, until the event that makes it fail is found."""
         try:
             await self._apply(records)
+            return
         except OURS:
             self.people.clear()
             raise
@@ -146,13 +147,15 @@ class ScoreSession:
             if self.fence.next > records[-1].offset:
                 # The commit stands, and what failed came after it: no event is to blame.
                 raise
+            crash = _describe_crash(error)
             if len(records) == 1:
                 log.exception("%s: offset %d makes a stage fail", self.tag, records[0].offset)
-                await self._put_aside(records, _describe_crash(error))
-                return
-            half = len(records) // 2
-            await self._settle(records[:half])
-            await self._settle(records[half:])
+        if len(records) == 1:
+            await self._put_aside(records, crash)
+            return
+        half = len(records) // 2
+        await self._settle(records[:half])
+        await self._settle(records[half:])
 
     def _is_due(self) -> bool:
         """Whether an event that ended processes is to be tried again: under an open breaker, after the wait for it."""
