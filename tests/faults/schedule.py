@@ -41,6 +41,7 @@ SESSION: Final = 2_000
 LATEST_FAULT: Final = 25.0
 """Seconds after which no further fault begins, so that a schedule ends in time on a busy machine too."""
 PATIENCE: Final = 40.0
+PART: Final = 300
 TOPICS: Final = ("recommendations", "examples", "dead_letters")
 
 COPY = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do " \
@@ -163,8 +164,14 @@ class Schedule:
             self.notes.append("not settled")
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Write records to the events topic; nothing is written while the broker is away."""
-        await self.job.send(records, rate=self.plan.rate)
+        """Write records to the events topic, in parts; a part that a broker's end cut short is written again, whole."""
+        for at in range(0, len(records), PART):
+            while True:
+                try:
+                    await self.job.send(records[at : at + PART], rate=self.plan.rate)
+                    break
+                except KafkaError:
+                    await asyncio.sleep(0.3)
 
     async def _strike(self, fault: Fault) -> None:
         match fault.kind:
