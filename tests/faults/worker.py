@@ -27,7 +27,7 @@ from stream.settings import load_settings
 from stream.state.scripts import Script
 from tests.faults.mutants import MUTANTS
 
-ARMED: Final = Path(os.environ["FAULTS_ARMED"])
+ARMED: Final = Path(os.environ.get("FAULTS_ARMED", "armed.json"))
 TAG: Final = re.compile(r".*\{p(\d+)\}$")
 AUDIT: Final = """
 local now = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
