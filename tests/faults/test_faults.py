@@ -74,11 +74,19 @@ async def test_a_broker_killed_and_restarted_with_its_log_ends_as_undisturbed(gr
 
 
 @pytest.mark.parametrize(
-    ("mutant", "fault"), [("from", Fault("rollback", 0, 0.6)), ("trim", Fault("point", 0, 0.4, "sending", 2))]
+    ("mutant", "workers", "fault", "what"),
+    [
+        ("owner", 2, Fault("duel", 0, 0.3), "zombies"),
+        ("from", 1, Fault("rollback", 0, 0.6), "lost"),
+        ("trim", 1, Fault("point", 0, 0.4, "sending", 2), "lost"),
+    ],
+    ids=["owner", "from", "trim"],
 )
-async def test_a_worker_that_is_wrong_is_found_out(ground: Ground, mutant: str, fault: Fault) -> None:
-    _, verdict = await ground.run(plan(fault, workers=1), mutant)
-    assert verdict.lost > 0
+async def test_a_worker_that_is_wrong_is_found_out(
+    ground: Ground, mutant: str, workers: int, fault: Fault, what: str
+) -> None:
+    _, verdict = await ground.run(plan(fault, workers=workers), mutant)
+    assert getattr(verdict, what) > 0
     assert not any("the schedule itself failed" in line or "no end of" in line for line in verdict.differences)
 
 
