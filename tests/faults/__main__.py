@@ -48,6 +48,8 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str) -> int:
                     print(*(f"        {line}" for line in verdict.say()), sep="\n", flush=True)
                     if mutant != "none":
                         break
+        except KeyboardInterrupt:
+            print("interrupted; this is what there was until then")
         finally:
             ground.close()
     summary = {"broker": broker, "mutant": mutant, "schedules": count, **total, "copies": copies}
