@@ -154,6 +154,8 @@ def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> N
         verdict.lost += len(missing)
         if missing or alien:
             verdict.differences.append(f"{target}: {len(missing)} missing, {len(alien)} that nobody decided")
+            verdict.differences += [f"  missing {_place(value)}" for value in sorted(missing)[:3]]
+            verdict.differences += [f"  nobody decided {_place(value)}" for value in sorted(alien)[:3]]
     ids = {msgspec.json.decode(entry.value)["trigger_id"] for entry in entries if entry.target == "recommendations"}
     sent = {msgspec.json.decode(record.value)["trigger_id"] for record in output["recommendations"]}
     verdict.extra += len(sent - ids)
@@ -239,6 +241,11 @@ def pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
     """A hash of its fields in a row."""
     parts = [part.encode() if isinstance(part, str) else part for part in flat]
     return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _place(value: bytes) -> dict[str, Any]:
+    told = msgspec.json.decode(value)
+    return {name: found for name, found in told.items() if name not in ("features", "top_features", "schema", "items")}
 
 
 def _cut(value: Any) -> str:
