@@ -114,7 +114,8 @@ class Features:
     def _end(self, batch: Batch, item: Item, dossier: Dossier, event: Event) -> None:
         ending = self.ending[item.role]
         session = hash_session(event.session_id)
-        for window in list(dossier.windows.values()):
+        # Redis gives windows back in any order, and what is decided again must get the same places.
+        for window in sorted(dossier.windows.values(), key=lambda known: (known.deadline, known.id)):
             if (window.kind, window.name) not in ending:
                 continue
             if window.kind == "rule":

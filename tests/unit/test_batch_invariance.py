@@ -164,6 +164,19 @@ def test_what_is_read_back_from_storage_decides_the_same() -> None:
     assert_same(apply(eager(), records, 100, forgetful=True), apply(eager(), records, 500))
 
 
+def test_windows_that_come_back_in_another_order_are_fulfilled_in_the_same() -> None:
+    steps = [step("ad_impression", session_id="s1", campaign_id="c1"), step("ad_impression", pause=1_000)]
+    exposures, purchase = (
+        follow(steps),
+        follow([*steps, step("purchase", 1_000, campaign_id="c1", session_id="s2")])[-1:],
+    )
+    found, wanted = (Reference(eager(consent={"mode": "optional"}), models=LINEUP).run(exposures) for _ in range(2))
+    for dossier in found.people.values():
+        dossier.windows = dict(reversed(dossier.windows.items()))
+
+    assert_same(found.run(purchase), wanted.run(purchase))
+
+
 def test_the_same_log_gives_the_same_bytes_twice() -> None:
     records = compose_log(2_000, seed=3)
     assert_same(apply(eager(), records, 33), apply(eager(), records, 33))
