@@ -85,6 +85,8 @@ async def test_a_broker_killed_and_restarted_with_its_log_ends_as_undisturbed(gr
 async def test_a_worker_that_is_wrong_is_found_out(
     ground: Ground, mutant: str, workers: int, fault: Fault, what: str
 ) -> None:
+    if ground.kafka is not None:
+        pytest.skip("the comparison is the same on every broker")
     _, verdict = await ground.run(plan(fault, workers=workers), mutant)
     assert getattr(verdict, what) > 0
     assert not any("the schedule itself failed" in line or "no end of" in line for line in verdict.differences)
