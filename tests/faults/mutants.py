@@ -12,7 +12,7 @@ from aiokafka.structs import TopicPartition
 
 from models.lifecycle.learners import LearnerSet
 from stream.agents import score
-from stream.delivery import commit, outbox
+from stream.delivery import attempts, commit, outbox
 from stream.delivery.lane import Lane
 from stream.delivery.outbox import Drain
 from stream.state.keys import name_key
@@ -28,12 +28,15 @@ def change_nothing(_: Rewrite) -> None:
 
 def check_no_owner(rewrite: Rewrite) -> None:
     """Whoever is at the right place may write."""
-    rewrite(commit._commit, "fence[1] ~= ARGV[1] or ", "")
+    for script in (commit._commit, attempts._attempt):
+        rewrite(script, "fence[1] ~= ARGV[1] or ", "")
 
 
 def check_no_place(rewrite: Rewrite) -> None:
     """The owner may write wherever the fence stands."""
     rewrite(commit._commit, " or fence[2] ~= ARGV[2] or fence[3] ~= ARGV[3]", "")
+    # An attempt at a batch is refused there as well, before anything is done.
+    rewrite(attempts._attempt, " or fence[2] ~= ARGV[2]", "")
 
 
 def trim_before_the_acknowledgement(_: Rewrite) -> None:

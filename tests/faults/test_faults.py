@@ -38,6 +38,8 @@ def plan(*faults: Fault, workers: int = 2, **options: Any) -> Plan:
 
 
 async def check(ground: Ground, plan: Plan) -> None:
+    if len(BROKERS) > 1 and plan.workers > 1 and ground.kafka is None:
+        pytest.skip("a group of the embedded broker may rebalance for a minute; it is tried on Apache Kafka")
     _, verdict = await ground.run(plan)
     assert verdict == Verdict(copies=verdict.copies), verdict.say()
 
@@ -85,7 +87,7 @@ async def test_a_broker_killed_and_restarted_with_its_log_ends_as_undisturbed(gr
 async def test_a_worker_that_is_wrong_is_found_out(
     ground: Ground, mutant: str, workers: int, fault: Fault, what: str
 ) -> None:
-    if ground.kafka is not None:
+    if len(BROKERS) > 1 and (workers > 1) != (ground.kafka is not None):
         pytest.skip("the comparison is the same on every broker")
     _, verdict = await ground.run(plan(fault, workers=workers), mutant)
     assert getattr(verdict, what) > 0
