@@ -71,9 +71,9 @@ main()
 FORGETFUL_GATE = """
 from stream.stages.gate import Gate
 admit = Gate._admit
-def forget(self, batch, item, user, event_id, *rest):
-    if crc32(event_id.encode()) % 100:
-        admit(self, batch, item, user, event_id, *rest)
+def forget(self, batch, item, event):
+    if crc32(event.event_id.encode()) % 100:
+        admit(self, batch, item, event)
 Gate._admit = forget
 """
 FORGETFUL_DRAIN = """
