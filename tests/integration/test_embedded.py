@@ -14,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from redis import Redis
 
+from stream.broker import TopicSpec, ensure_topics
 from stream.embedded import (
     Guard,
     Server,
@@ -235,6 +236,7 @@ async def test_a_killed_kafka_comes_back_with_its_log(guard: Guard) -> None:
     with start_kafka(Path(str(KAFKA_HOME)), guard.make_folder(), guard=guard) as kafka:
         bootstrap, pid = f"127.0.0.1:{kafka.port}", kafka.pid
         # given an acknowledged record
+        await ensure_topics(bootstrap, [TopicSpec(name="kept", partitions=1)])
         async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
             await producer.send_and_wait("kept", b"record", partition=0)
         # when the broker is killed and started again
