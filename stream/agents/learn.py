@@ -135,7 +135,8 @@ class LearnSession:
             self.published_at = time.monotonic()
             return
         now = int(time.time() * 1000)
-        commands = await describe_publication(learning.redis, self.tag, sealed, now, learning.settings.models.keep)
+        models = learning.settings.models
+        commands = await describe_publication(learning.redis, self.tag, sealed, now, models.keep, models.pinned)
         to = msgspec.structs.replace(
             self.fence, next=last.offset + 1, last_hash=hash_record(last), clock=self.created_at
         )

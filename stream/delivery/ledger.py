@@ -27,6 +27,9 @@ from stream.state.client import call
 from stream.state.consents import decode_consent, encode_consent
 from stream.state.keys import name_key, tag_events, tag_source
 
+MOST = 500
+"""People whose decisions are written in one call."""
+
 
 async def restore_consents(
     settings: Settings, redis: Redis, partition: int, held: Fence, *, of: int, ledger: int
@@ -48,9 +51,9 @@ async def restore_consents(
                     flat = await call(redis, "HGETALL", name_key("consent", tag, user))
                     decode_consent([part for pair in flat.items() for part in pair], people[user])
                 apply_request(people[user], request, place)
-    for user, dossier in people.items():
-        command = ("HSET", name_key("consent", tag, user), *encode_consent(dossier))
-        await advance_fence(redis, tag, held, held, [command])
+    commands = [("HSET", name_key("consent", tag, user), *encode_consent(known)) for user, known in people.items()]
+    for at in range(0, len(commands), MOST):
+        await advance_fence(redis, tag, held, held, commands[at : at + MOST])
     return len(people)
 
 

@@ -1,6 +1,6 @@
 """Where snapshots lie in Redis: published with the learner's fence, loaded by every score worker.
 
-The newest few are kept and one an hour; the rest can be learned again from the examples.
+The newest few are kept, one an hour of the last day, and a pinned one; the rest can be learned again from the examples.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ HOUR: Final = 3_600_000
 
 
 async def describe_publication(
-    redis: Redis, tag: Tag, sealed: Sequence[tuple[str, int, bytes]], at: int, keep: int
+    redis: Redis, tag: Tag, sealed: Sequence[tuple[str, int, bytes]], at: int, keep: int, pinned: int | None = None
 ) -> list[tuple[Argument, ...]]:
-    """Commands that publish `sealed` (model, version, bytes) at wall time `at` (ms) and forget what is not kept."""
+    """Commands that publish `sealed` (model, version, bytes) at wall time `at` (ms) and forget what is not kept.
+
+    The version `pinned` is kept whatever its age: workers score with nothing else.
+    """
     commands: list[tuple[Argument, ...]] = []
     for model, version, data in sealed:
         known = await call(redis, "ZRANGE", name_key("snapshots", tag, model), 0, -1, "WITHSCORES")
@@ -31,6 +34,8 @@ async def describe_publication(
             ("HSET", name_key("snapshots", tag), model, version),
         ]
         for old in choose_forgotten(_pair(known), keep):
+            if old == pinned:
+                continue
             commands += [
                 ("ZREM", name_key("snapshots", tag, model), old),
                 ("DEL", name_key("snapshot", tag, model, old)),

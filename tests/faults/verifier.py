@@ -23,6 +23,7 @@ from stream.settings import AbandonedRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
 from tests.faults.oracle import Oracle
 from tests.faults.plan import ALL
+from tests.integration.workers import describe_state
 from tests.unit.reference import Reference
 
 SHOWN = 12
@@ -93,25 +94,6 @@ async def verify_state(verdict: Verdict, redis: Redis, reference: Reference) -> 
     clocks = (str(reference.clock.now).encode(), str(reference.clock.watermark).encode())
     verdict.expect(name_key("fence", tag), (fence.get(b"clock"), fence.get(b"watermark")), clocks)
     verdict.expect(name_key("fence", tag) + " time to live", await redis.ttl(name_key("fence", tag)), -1)
-
-
-def describe_state(reference: Reference) -> dict[str, dict[bytes, bytes]]:
-    """The hashes that Redis must hold for one partition, by key."""
-    tag = tag_events(reference.partition)
-    wanted: dict[str, dict[bytes, bytes]] = {
-        name_key("profile", tag, user): pair(fields) for user, fields in reference.profiles().items()
-    }
-    for user, dossier in reference.people.items():
-        if dossier.windows:
-            windows = {name.encode(): msgspec.msgpack.encode(w) for name, w in dossier.windows.items()}
-            wanted[name_key("pending", tag, user)] = windows
-        consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
-        consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
-        consent |= {b"@%d" % partition: str(place).encode() for partition, place in dossier.ledger.items()}
-        if consent:
-            wanted[name_key("consent", tag, user)] = consent
-    wanted[name_key("counts", tag)] = {n.encode(): b"%d" % c for n, c in reference.counts.items() if c}
-    return wanted
 
 
 async def read_hashes(redis: Redis, tag: str) -> dict[str, dict[bytes, bytes]]:
@@ -235,12 +217,6 @@ def consult(records: Sequence[Any], settings: Settings) -> Oracle:
     for record in records:
         oracle.read(record.value, record.headers)
     return oracle
-
-
-def pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
-    """A hash of its fields in a row."""
-    parts = [part.encode() if isinstance(part, str) else part for part in flat]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _place(value: bytes) -> dict[str, Any]:

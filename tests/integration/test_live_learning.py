@@ -18,6 +18,7 @@ from stream.metrics import Metrics
 from stream.settings import ScoreRule, Settings
 from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events, tag_source
+from stream.state.snapshots import describe_publication
 from tests.integration.workers import KEY, PARTITIONS, Job
 from tests.unit.factories import NOON
 from tests.unit.reference import Record, Reference
@@ -127,3 +128,11 @@ async def test_a_batch_that_is_offered_again_is_learned_once(redis: Redis, redis
         await session.handle(records[:6])
         await session.handle(records)
         assert (session.learners.learned, session.learners.repeated) == (10, 0)
+
+
+async def test_a_pinned_version_is_never_forgotten(redis: Redis, redis_url: str) -> None:
+    tag = tag_source("examples", 0)
+    await redis.zadd(name_key("snapshots", tag, "conversion"), {"1": 0, "2": 0, "3": 0, "4": 0})
+    async with connect_redis(Settings(redis={"url": redis_url})) as client:
+        commands = await describe_publication(client, tag, [("conversion", 5, b"")], 10**12, keep=1, pinned=2)
+    assert {command[2] for command in commands if command[0] == "ZREM"} == {3}

@@ -252,19 +252,7 @@ class Job:
 
     async def _compare_state(self, reference: Reference) -> None:
         tag = tag_events(reference.partition)
-        wanted: dict[str, dict[bytes, bytes]] = {
-            name_key("profile", tag, user): _pair(fields) for user, fields in reference.profiles().items()
-        }
-        for user, dossier in reference.people.items():
-            if dossier.windows:
-                windows = {name.encode(): msgspec.msgpack.encode(w) for name, w in dossier.windows.items()}
-                wanted[name_key("pending", tag, user)] = windows
-            consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
-            consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
-            consent |= {b"@%d" % partition: str(place).encode() for partition, place in dossier.ledger.items()}
-            if consent:
-                wanted[name_key("consent", tag, user)] = consent
-        wanted[name_key("counts", tag)] = {n.encode(): b"%d" % c for n, c in reference.counts.items() if c}
+        wanted = describe_state(reference)
         found = await self._hashes(tag)
         assert found.keys() == wanted.keys()
         for key, fields in wanted.items():
@@ -301,6 +289,25 @@ class Job:
     async def triggers(self) -> list[RecommendationTrigger]:
         records = await self.read(self.settings.topics.recommendations)
         return [msgspec.json.decode(record.value, type=RecommendationTrigger) for record in records]
+
+
+def describe_state(reference: Reference) -> dict[str, dict[bytes, bytes]]:
+    """The hashes that Redis must hold for one partition, by key."""
+    tag = tag_events(reference.partition)
+    wanted: dict[str, dict[bytes, bytes]] = {
+        name_key("profile", tag, user): _pair(fields) for user, fields in reference.profiles().items()
+    }
+    for user, dossier in reference.people.items():
+        if dossier.windows:
+            windows = {name.encode(): msgspec.msgpack.encode(w) for name, w in dossier.windows.items()}
+            wanted[name_key("pending", tag, user)] = windows
+        consent = {name.encode(): b"%d" % allowed for name, allowed in dossier.consent.items()}
+        consent |= {b"~" + name.encode(): b"%d" % ts for name, ts in dossier.decided.items()}
+        consent |= {b"@%d" % partition: str(place).encode() for partition, place in dossier.ledger.items()}
+        if consent:
+            wanted[name_key("consent", tag, user)] = consent
+    wanted[name_key("counts", tag)] = {n.encode(): b"%d" % c for n, c in reference.counts.items() if c}
+    return wanted
 
 
 def _pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
