@@ -37,10 +37,16 @@ class Ended(BaseException):
     """The process is gone: nothing catches this."""
 
 
+opened: list[ScoreSession] = []
+
+
 @pytest.fixture
 async def client(redis: Redis, redis_url: str) -> AsyncIterator[Redis]:
     async with connect_redis(Settings(redis={"url": redis_url})) as client:
         yield client
+        # A process that is gone has no drain any more, but here it would go on, and connect again.
+        await asyncio.gather(*(session.drain.close() for session in opened))
+        opened.clear()
 
 
 def make_scoring(client: Redis, deadly: Collection[int], **overrides: Any) -> Scoring:
@@ -69,6 +75,7 @@ def make_scoring(client: Redis, deadly: Collection[int], **overrides: Any) -> Sc
 
 async def take_over(scoring: Scoring) -> ScoreSession:
     session = scoring.open(0, await acquire_fence(scoring.redis, TAG, 0))
+    opened.append(session)
     await session.open()
     return session
 
