@@ -163,11 +163,17 @@ class Engine:
         self.vitals.resume("start")
         log.info("at work; live page at %s", self.web.url)
 
-    async def stop(self) -> None:
-        """Finish what is in flight, leave the groups, disconnect."""
+    async def finish(self) -> None:
+        """Finish what is in flight and begin nothing new: all that was worked on is committed then."""
         self.vitals.pause("shutdown")
-        await asyncio.gather(*(source.stop() for source in self.sources), return_exceptions=True)
-        await self.faust.stop()
+        ends = await asyncio.gather(*(source.finish() for source in self.sources), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def leave(self) -> None:
+        """Leave the groups and disconnect; takes as long as the servers do, and changes nothing that counts."""
+        await asyncio.gather(self.faust.stop(), *(source.leave() for source in self.sources), return_exceptions=True)
         if self.watchdog is not None:
             self.watchdog.stop()
         for task in self.tasks:

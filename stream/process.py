@@ -18,8 +18,11 @@ from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS: Final = 20.0
-"""How long a worker that was told to stop may take."""
+FINISH_SECONDS: Final = 15.0
+"""How long a worker that was told to stop may take to finish what is in flight."""
+
+LEAVE_SECONDS: Final = 4.0
+"""How long it then waits for the servers to take note; the groups notice by their session time-outs otherwise."""
 
 
 async def serve(settings: Settings) -> None:
@@ -31,17 +34,23 @@ async def serve(settings: Settings) -> None:
     engine = Engine(settings)
     starting, stopping = asyncio.create_task(engine.start()), asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    status = 1
     if starting.done():
         starting.result()
         await stopping
         try:
-            await asyncio.wait_for(engine.stop(), GRACE_SECONDS)
+            await asyncio.wait_for(engine.finish(), FINISH_SECONDS)
+            status = 0
+            await asyncio.wait_for(engine.leave(), LEAVE_SECONDS)
             return
         except TimeoutError:
-            log.error("not stopped within %g s; what was not committed is read again", GRACE_SECONDS)
+            if status:
+                log.error("not finished within %g s; what was not committed is read again", FINISH_SECONDS)
+            else:
+                log.warning("all is committed, but the groups were not left within %g s", LEAVE_SECONDS)
     # Clients that wait for servers which are away can't be waited for.
     logging.shutdown()
-    os._exit(1)
+    os._exit(status)
 
 
 def run_worker(settings: Settings) -> None:

@@ -75,6 +75,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.on_log_mismatch = settings.on_log_mismatch
         self.lanes: dict[TopicPartition, Lane] = {}
         self._parting: list[Lane] = []
+        self._finishing = False
         self.consumer: AIOKafkaConsumer
         self._hints: asyncio.Task[None] | None = None
 
@@ -101,13 +102,17 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.consumer.start()
         self._hints = asyncio.create_task(self._hint(), name=f"hints {self.name}")
 
-    async def stop(self) -> None:
-        """Finish the batches in flight, tell the group where we stand, leave it."""
+    async def finish(self) -> None:
+        """Finish the batches in flight and tell the group where we stand; nothing is begun from now on."""
+        self._finishing = True
         if self._hints is not None:
             self._hints.cancel()
             await asyncio.wait([self._hints])
             await self._tell()
         await self._end(list(self.lanes))
+
+    async def leave(self) -> None:
+        """Leave the group. A rebalance under way can hold this up for as long as other members take."""
         await self.consumer.stop()
         await self._end(list(self.lanes))
         self.vitals.resume("broker", f"hints {self.name}")
@@ -116,8 +121,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         """Only pause and begin: heartbeats stand still while this runs."""
         partitions = list(assigned)
         self.consumer.pause(*partitions)
-        for partition in partitions:
-            self.lanes[partition] = Lane(self, partition)
+        if not self._finishing:
+            self.lanes.update({partition: Lane(self, partition) for partition in partitions})
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Let the batches in flight finish within the deadline, then let go."""

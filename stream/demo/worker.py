@@ -25,7 +25,7 @@ from stream.embedded import Guard
 
 COMMAND: Final = (sys.executable, "-P", "-c", "from stream.cli import main; main()", "worker")
 READY_SECONDS: Final = 60.0
-GRACE_SECONDS: Final = 15.0
+GRACE_SECONDS: Final = 20.0
 """Between SIGTERM and SIGKILL; in-flight batches, groups and clients are closed in it."""
 TAIL_LINES: Final = 25
 

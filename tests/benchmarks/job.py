@@ -23,7 +23,7 @@ from stream.embedded import Guard
 
 POLL_SECONDS: Final = 0.02
 STALL_SECONDS: Final = 60.0
-GRACE_SECONDS: Final = 15.0
+GRACE_SECONDS: Final = 20.0
 WARM_UP: Final = 0.1
 """Share of the events that is not timed."""
 

@@ -38,6 +38,8 @@ async def test_a_worker_whose_broker_is_gone_says_so_and_ends_within_its_grace(
             else:
                 raise AssertionError("readiness does not tell that the broker is away")
             worker.process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(worker.process.wait, 30)
+            # Then: all was committed, and a broker that is away can't keep it
+            assert await asyncio.to_thread(worker.process.wait, 25) == 0
+            assert "all is committed, but the groups were not left" in worker.log.read_text()
         finally:
             job.end()

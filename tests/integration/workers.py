@@ -93,7 +93,7 @@ class Worker:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            return self.process.wait(25)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
