@@ -51,6 +51,10 @@ def _check_kafka(settings: Settings) -> Iterator[Conflict]:
             (("kafka", "security_protocol"), ("kafka", "username"), ("kafka", "password")),
             f"{kafka.security_protocol} needs kafka.username and kafka.password",
         )
+    if (kafka.cert_file is None) != (kafka.key_file is None):
+        yield Conflict(
+            (("kafka", "cert_file"), ("kafka", "key_file")), "a certificate goes with its key; set both or neither"
+        )
 
 
 def _check_topics(settings: Settings) -> Iterator[Conflict]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    FilePath,
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
@@ -89,7 +90,11 @@ class Kafka(Section):
     )
     username: str | None = Field(None, description="for SASL")
     password: SecretStr | None = Field(None, description="for SASL")
-    ca_file: Path | None = Field(None, description="certificates that the brokers' are checked against")
+    ca_file: FilePath | None = Field(None, description="certificates that the brokers' are checked against")
+    cert_file: FilePath | None = Field(
+        None, description="certificate that the brokers know this client by; with its key"
+    )
+    key_file: FilePath | None = Field(None, description="private key of that certificate, without a password")
     session_timeout: Duration = Field(6_000, ge=500, description="a worker not heard of for so long is taken as gone")
     heartbeat: Duration = Field(800, ge=50, description="how often a worker is heard of; at most a third of the above")
     metadata_age: Duration = Field(

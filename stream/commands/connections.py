@@ -63,14 +63,11 @@ def name_redis(url: str) -> str:
 def list_options(settings: Settings) -> dict[str, Any]:
     """Keyword arguments of every Kafka client: address, security, time-out.
 
-    Raises `BadSettings` when no broker is named or the certificate file can't be read.
+    Raises `BadSettings` when no broker is named or a certificate is of no use.
     """
     if not settings.kafka.bootstrap:
         raise BadSettings("kafka.bootstrap: missing; set NUDGE_KAFKA_BOOTSTRAP=host:port")
-    try:
-        return describe_connection(settings)
-    except OSError as error:
-        raise BadSettings(f"kafka.ca_file: can't be read ({error})") from error
+    return describe_connection(settings)
 
 
 @contextmanager
@@ -78,16 +75,19 @@ def name_outages(settings: Settings) -> Iterator[None]:
     """Turn an outage of either server inside the block into `Unreachable`, a refusal into `CommandError`."""
     advice = "is it running, and are address and credentials right? `nudge doctor` checks both servers"
     redis, broker = f"Redis at {name_redis(settings.redis.url)}", f"broker at {settings.kafka.bootstrap}"
+    heard = Heard()
     try:
-        yield
+        with quiet_kafka(heard):
+            yield
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise Unreachable(f"{redis}: {_name(error)}; {advice} (redis.url, NUDGE_REDIS_URL)") from error
     except OUTAGES as error:
-        raise Unreachable(f"{broker}: {_name(error)}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
+        reason = _name(error, heard.last)
+        raise Unreachable(f"{broker}: {reason}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
     except BrokerError as error:
         if not isinstance(error.__cause__, OUTAGES):
             raise CommandError(f"{broker}: {error}") from error
-        reason = _name(error.__cause__)
+        reason = _name(error.__cause__, heard.last)
         raise Unreachable(f"{broker}: {reason}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
     except RedisError as error:
         raise CommandError(f"{redis} refused: {error}") from error
@@ -95,9 +95,10 @@ def name_outages(settings: Settings) -> Iterator[None]:
         raise CommandError(f"{broker} refused: {error}") from error
 
 
-def _name(error: Exception) -> str:
-    """Kind of an error: its text may hold an address with credentials, or nothing."""
-    return type(error).__name__
+def _name(error: Exception, reason: Exception | None = None) -> str:
+    """Kind of an error and of its reason: their text may hold an address with credentials, or nothing."""
+    kinds = dict.fromkeys(type(one).__name__ for one in (error, reason) if one is not None)
+    return ", ".join(kinds)
 
 
 @asynccontextmanager
@@ -167,13 +168,29 @@ async def _started(settings: Settings, client: Any) -> AsyncIterator[Any]:
             await stop()
 
 
+class Heard(logging.Handler):
+    """Listens to the Kafka client's log lines: why it could not connect is told nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: Exception | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the error that a line is about."""
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, Exception):
+                self.last = argument
+
+
 @contextmanager
-def quiet_kafka() -> Iterator[None]:
-    """Hold back the Kafka client's own log lines inside the block."""
-    logger = logging.getLogger("aiokafka")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet_kafka(heard: Heard | None = None) -> Iterator[None]:
+    """Hold back the Kafka client's own log lines inside the block; `heard` gets them."""
+    logger, handler = logging.getLogger("aiokafka"), heard or Heard()
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.propagate = before
+        logger.removeHandler(handler)

@@ -394,6 +394,14 @@ def test_sasl_needs_a_user_and_a_password() -> None:
     assert "needs kafka.username and kafka.password" in found
 
 
+def test_a_certificate_needs_its_key_and_files_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    (found,) = problems(kafka={"key_file": tmp_path / "key"})
+    assert found == "kafka.cert_file: a certificate goes with its key; set both or neither"
+    (found,) = problems(kafka={"ca_file": tmp_path / "nowhere"})
+    assert found.startswith("kafka.ca_file: Path does not point to a file")
+
+
 def test_a_worker_needs_servers_and_a_key() -> None:
     with pytest.raises(BadSettings) as caught:
         require_servers(load_settings())
