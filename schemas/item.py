@@ -1,4 +1,7 @@
-"""The item: one entry of the catalogue, on `marketing.items.v1`, keyed by its id; the newest record holds."""
+"""The item: one entry of the catalogue, on `marketing.items.v1`, keyed by its id.
+
+The newest record holds, and one without a value takes the item out.
+"""
 
 from __future__ import annotations
 

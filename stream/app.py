@@ -116,7 +116,7 @@ class Engine:
         self.tasks: list[asyncio.Task[None]] = []
         self.sources: list[BatchSource] = []
         self.faust = build_faust(settings)
-        add_catalogue(self.faust, settings.topics.items, self.redis)
+        add_catalogue(self.faust, settings.topics.items, self.redis, self.metrics)
 
     async def start(self) -> None:
         """Connect, check, and begin to work; raises what stops a start, with what to do about it."""

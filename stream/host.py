@@ -19,6 +19,7 @@ from stream.agents.items import upsert_items
 from stream.agents.supervision import PersistentSupervisor
 from stream.delivery.connection import describe_connection
 from stream.delivery.session import Offer
+from stream.metrics import Metrics
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,15 +53,16 @@ def build_faust(settings: Settings) -> faust.App:
     )
 
 
-def add_catalogue(app: faust.App, topic: str, redis: Redis) -> None:
+def add_catalogue(app: faust.App, topic: str, redis: Redis, metrics: Metrics) -> None:
     """The items agent: upserts in groups, so that a whole catalogue read again costs little."""
 
     async def items(stream: Any) -> None:
-        async for values in stream.take(500, within=0.2):
+        async for events in stream.take_events(500, within=0.2):
+            records = [(event.key, event.value) for event in events]
             # Faust takes an event as done when its agent raises, so this one waits for Redis instead.
             while True:
                 try:
-                    await upsert_items(redis, [value for value in values if value is not None])
+                    metrics.catalogue.add_all(await upsert_items(redis, records))
                     break
                 except (RedisError, OSError) as error:
                     log.warning("catalogue waits for Redis: %s", error)

@@ -84,12 +84,14 @@ class Metrics:
         self.unknown_fields = tally("unknown_fields", "Fields that the contract does not know, dropped.")
         self.consents = tally("consents", "Consents granted or withdrawn.")
         self.denials = tally("consent_denials", "Events forgotten because consent is missing.")
+        self.catalogue = tally("catalogue_records", "Records of the catalogue, by what came of them.", "result")
         self.batch_size = spread("batch_size", "Records in a batch.", clock, bounds=SIZES)
         self.stages = spread("stage_seconds", "Time that a batch spends in a stage.", clock, "stage", SHORT_SECONDS)
         self.latency = spread("event_latency_seconds", "From produced to committed in Redis, by event.", clock)
         self.end_to_end = spread("end_to_end_seconds", "From event produced to trigger acknowledged.", clock)
         self.events.prepare((role, result) for role in ROLES for result in RESULTS if result != "dead_letter")
         self.events.prepare([("unknown", "dead_letter")])
+        self.catalogue.prepare((result,) for result in ("kept", "removed", "rejected"))
         self.dead_letters.prepare((reason,) for reason in REASONS)
 
     def _declare_delivery(self, clock: Clock) -> None:

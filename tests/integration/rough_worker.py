@@ -22,6 +22,7 @@ from typing import Any
 from models.sentiment.transformer import Sentiment
 from stream import app, process
 from stream.delivery.session import Offer
+from stream.metrics import Metrics
 from stream.settings import Settings, load_settings
 from stream.stages import features
 from stream.state.client import connect_redis
@@ -99,7 +100,7 @@ class SlowReader:
 async def join_and_leave(settings: Settings) -> None:
     while True:
         host = build_faust(settings)
-        app.add_catalogue(host, settings.topics.items, connect_redis(settings))
+        app.add_catalogue(host, settings.topics.items, connect_redis(settings), Metrics())
         host.finalize()
         await host.start()
         await asyncio.sleep(1.0)

@@ -13,6 +13,7 @@ from stream.metrics import Metrics, ModelReport
 TYPES = {
     "counter": {
         "events", "late", "dead_letters", "unknown_fields", "consents", "consent_denials", "rebalances",
+        "catalogue_records",
         "fence_rejections", "outbox_sent", "outbox_parked", "stale_triggers", "sentiment_source", "sentiment_label",
         "examples", "relearns", "triggers", "suppressed",
     },
