@@ -8,6 +8,7 @@ large for the broker is reported with its position and passed; any other error o
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gzip
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,10 +237,13 @@ def person_of(value: bytes) -> bytes:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not empty, without their ends, and their numbers from 1; gzip is recognised by its first bytes."""
+    """Lines that are not empty, without their ends, and their numbers from 1.
+
+    Gzip is recognised by its first bytes, and a mark of the byte order at the beginning is passed over.
+    """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if stripped := line.strip():
+            if stripped := line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").strip():
                 yield number, stripped

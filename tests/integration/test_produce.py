@@ -260,7 +260,8 @@ async def test_lines_of_a_file_arrive_as_they_stand_under_their_user(
     topic: Topic, tmp_path: Path, packed: bool
 ) -> None:
     lines = [native(number) for number in range(50)] + [segment(number) for number in range(50)]
-    content = b"\n".join(lines) + b"\n\n"
+    # Some editors begin a file with a mark of the byte order.
+    content = b"\xef\xbb\xbf" + b"\n".join(lines) + b"\n\n"
     path = tmp_path / "events"
     path.write_bytes(gzip.compress(content) if packed else content)
 
