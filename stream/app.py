@@ -36,6 +36,7 @@ from stream.delivery.ledger import restore_consents
 from stream.delivery.producer import Producer
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
+from stream.delivery.transactions import name_group
 from stream.host import add_catalogue, build_faust, work_offers
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
@@ -134,6 +135,11 @@ class Engine:
         bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
         capabilities = await probe(bootstrap, connection=security)
         log.info("broker can do: %s", capabilities)
+        if settings.output_guarantee == "exactly_once" and not capabilities.transactions:
+            raise BadSettings(
+                "output_guarantee: exactly_once needs a broker with transactions, and this one has none; "
+                "set at_least_once, or use another broker"
+            )
         partitions = await find_topics(settings)
         count = partitions[settings.topics.events]
         self.partitions, self.ledger = count, partitions[settings.topics.privacy]
@@ -158,6 +164,8 @@ class Engine:
             self._opened.callback(self.watchdog.stop)
         self.faust.finalize()
         groups = [source.consumer_group for source in self.sources]
+        if settings.output_guarantee == "exactly_once":
+            groups.append(name_group(settings))
         await await_coordinators(bootstrap, [*groups, self.faust.conf.id], connection=security)
         await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
         self.vitals.resume("start")
@@ -226,17 +234,19 @@ class Engine:
                 )
                 log.info("partition %d: decisions of %d people read back from the ledger", partition, people)
 
+        # What a producer aborted was never said, in any topic.
         self._source(
             "events",
             topics.events,
             self.scoring.open,
+            isolation_level=isolation_level,
             clear=clear,
             start_from=self.settings.start_from,
             on_state_loss=self.settings.on_state_loss,
             partitions=self.partitions,
         )
         self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
-        self._source("privacy", topics.privacy, open_privacy)
+        self._source("privacy", topics.privacy, open_privacy, isolation_level=isolation_level)
 
     def _source(self, name: str, topic: str, open_session: SessionFactory, **options: Any) -> None:
         channel = self.faust.channel(value_type=Offer)

@@ -211,6 +211,11 @@ class Settings(BaseSettings):
     sentiment: Sentiment = Sentiment()
     recommend: Recommend = Recommend()
     http: Http = Http()
+    output_guarantee: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once",
+        description="of triggers, examples and dead letters; exactly_once for read_committed readers, where the broker "
+        "has transactions",
+    )
     clock: Literal["log", "event"] = Field(
         "log", description="what `now` is: record times, or event times for old logs"
     )

@@ -27,6 +27,7 @@ from stream.delivery.errors import BreakerOpen, DeliveryError
 from stream.delivery.fence import Fence, hash_record
 from stream.delivery.outbox import Drain
 from stream.delivery.producer import Producer
+from stream.delivery.transactions import choose_transactions
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import Batch, IdleRecord, Item, Position, Record
@@ -86,7 +87,10 @@ class ScoreSession:
         self.tag = tag_events(partition)
         settings = scoring.settings
         self.people = People(scoring.redis, self.tag, settings.batch.cached_people, settings.batch.closings_per_event)
-        self.drain = Drain(settings, scoring.redis, scoring.producer, self.tag, fence, scoring.metrics, scoring.vitals)
+        out = choose_transactions(settings, partition)
+        self.drain = Drain(
+            settings, scoring.redis, scoring.producer, self.tag, fence, scoring.metrics, scoring.vitals, out
+        )
         self.attempts = Attempts(scoring.redis, self.tag, scoring.process)
         self.breaker = Breaker(settings.breaker, scoring.redis, self.tag)
         self.quiet_since = time.monotonic()

@@ -39,3 +39,7 @@ class BreakerOpen(DeliveryError):
 
 class PartitionsChanged(DeliveryError):
     """The events topic has another number of partitions than the state in Redis was written with."""
+
+
+class RefusedForGood(DeliveryError):
+    """The broker refuses a record among those sent, and sending again does not mend it; none of them was sent."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -33,12 +33,23 @@ CHOSEN: Final = "-"
 """Stands for the hash of the last record applied where somebody chose to begin at `next`, and nobody read before it."""
 
 
+class Reached(NamedTuple):
+    """How far transactions sent the outbox: the log's generation, and the last entry's position in it."""
+
+    generation: int
+    position: Position
+
+    def __str__(self) -> str:
+        return f"{self.generation}/{self.position}"
+
+
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a partition as the fence keeps it. `next` is the first offset not applied, -1 for no fence.
 
     `clock` and `watermark` are epoch milliseconds; `last_hash` is of the record at `next - 1`; `emitted` is the
     position of the last outbox entry; `generation` counts how often another log was found under the fence, in which
-    offsets begin again. `clearing` says that what an older fence left behind is still being deleted.
+    offsets begin again. `clearing` says that what an older fence left behind is still being deleted. `reached` is there
+    where transactions were sent; the broker may know of a later one.
     """
 
     owner: str
@@ -50,6 +61,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     emitted: Position
     generation: int = 0
     clearing: bool = False
+    reached: Reached | None = None
 
     def clocks(self) -> Clock:
         """The clocks to begin the next batch with."""
@@ -73,7 +85,18 @@ def parse_fence(flat: Sequence[bytes]) -> Fence | None:
         # Fences were written without one before logs were told apart.
         generation=int(fields.get("generation", "0")),
         clearing="clearing" in fields,
+        reached=_parse_reached(fields["reached"]) if "reached" in fields else None,
     )
+
+
+def _parse_reached(text: str) -> Reached:
+    """
+    >>> _parse_reached(str(Reached(1, Position(41, 3))))
+    Reached(generation=1, position=Position(offset=41, number=3))
+    """
+    generation, place = text.split("/")
+    offset, number = place.split("-")
+    return Reached(int(generation), Position(int(offset), int(number)))
 
 
 def hash_record(record: Record) -> str:

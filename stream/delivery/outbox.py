@@ -1,7 +1,8 @@
 """The outbox: what a commit wrote beside the state, drained to Kafka in order, trimmed after the acknowledgement.
 
 Entries just committed are handed over in memory; what an earlier owner left is read from Redis when the partition is
-opened. Sending twice is possible (a crash between acknowledgement and trim), losing is not.
+opened. Sending twice is possible (a crash between acknowledgement and trim), losing is not. Through `Transactions`,
+what the last of them reached is neither sent again, nor when it is decided anew.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from typing import Final
 
 import msgspec
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerFenced
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from stream.delivery.errors import Refused
-from stream.delivery.fence import Fence, rank
+from stream.delivery.errors import Refused, RefusedForGood
+from stream.delivery.fence import Fence, Reached, rank, read_fence
 from stream.delivery.producer import Outgoing, Producer
+from stream.delivery.transactions import MOST, Transactions
 from stream.metrics import Metrics
 from stream.settings import Settings
-from stream.stages.batch import Entry, Position, Target
+from stream.stages.batch import NOWHERE, Entry, Position, Target
 from stream.state.client import call
 from stream.state.keys import Tag, name_key
-from stream.state.scripts import Script
+from stream.state.scripts import Argument, Script
 from stream.vitals import Cause, Vitals
 
 log = logging.getLogger(__name__)
@@ -51,11 +54,14 @@ class Drain:
         fence: Fence,
         metrics: Metrics,
         vitals: Vitals,
+        transactions: Transactions | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.redis = redis
         self.producer = producer
         self.tag = tag
+        self.transactions = transactions
+        self.reached = _place(fence.reached, fence.generation)
         self.owner = fence.owner
         self.generation = fence.generation
         self.metrics = metrics
@@ -72,10 +78,17 @@ class Drain:
         self.closing = False
 
     async def open(self) -> None:
-        """Read what an earlier owner left, then begin to send."""
+        """Read what an earlier owner left, then begin to send. Raises `KafkaError` where no transaction can be had."""
+        await self._open_transactions()
         left = await call(self.redis, "XRANGE", name_key("outbox", self.tag), "-", "+")
         self.add([read_entry(identity, fields) for identity, fields in left])
         self.task = asyncio.create_task(self._run(), name=f"drain {self.tag}")
+
+    async def _open_transactions(self) -> None:
+        """Cut the owner before off, and go on where it got to: what Kafka knows may be newer, or have expired."""
+        if self.transactions is not None:
+            found = _place(await self.transactions.open(), self.generation)
+            self.reached = max(self.reached, found)
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Take entries that a commit just wrote."""
@@ -84,7 +97,10 @@ class Drain:
             self.more.set()
 
     async def wait_for_room(self) -> None:
-        """Return once fewer than the most allowed wait. Raises `Refused` when the drain lost the partition."""
+        """Return once fewer than the most allowed wait.
+
+        Raises `Refused` when the drain lost the partition, `KafkaError` when it does not know what was sent.
+        """
         if len(self.waiting) < self.most and not self._ended():
             return
         self.vitals.pause("outbox", self.tag)
@@ -105,7 +121,9 @@ class Drain:
         if self.task is not None:
             await asyncio.wait([self.task], timeout=PARTING_SECONDS)
             self.task.cancel()
-            await asyncio.wait([self.task])
+            await asyncio.gather(self.task, return_exceptions=True)
+        if self.transactions is not None:
+            await self.transactions.close()
 
     def _ended(self) -> bool:
         return self.task is not None and self.task.done()
@@ -117,7 +135,7 @@ class Drain:
                 while self.waiting:
                     if self.closing:
                         return
-                    chunk = [self.waiting[number] for number in range(min(len(self.waiting), CHUNK))]
+                    chunk = self._take_chunk()
                     if not await self._send(chunk):
                         return
                     for _ in chunk:
@@ -129,8 +147,20 @@ class Drain:
         finally:
             self.less.set()
 
+    def _take_chunk(self) -> list[Entry]:
+        """What goes out at once; a transaction holds all of an event's entries."""
+        if self.transactions is None:
+            return list(islice(self.waiting, CHUNK))
+        chunk = list(islice(self.waiting, MOST))
+        last = chunk[-1].position.offset
+        chunk += takewhile(lambda entry: entry.position.offset == last, islice(self.waiting, MOST, None))
+        return chunk
+
     async def _send(self, chunk: list[Entry]) -> bool:
-        """Send and trim, as often as it takes; False when the partition has another owner."""
+        """Send and trim, as often as it takes; False when the partition has another owner.
+
+        A transaction is tried once: what became of one that failed is told to the next owner, so `KafkaError` ends it.
+        """
         sent, told = False, None
         last = chunk[-1].position
         keys = [name_key("fence", self.tag), name_key("outbox", self.tag)]
@@ -141,9 +171,11 @@ class Drain:
                     if not sent:
                         await self._deliver(chunk)
                         sent = True
-                    trimmed = await _trim(self.redis, keys, [self.owner, f"{last.offset}-{last.number + 1}"])
+                    trimmed = await _trim(self.redis, keys, self._describe_trim(last))
                     return bool(trimmed == 1)
                 except (KafkaError, RedisError, OSError) as error:
+                    if isinstance(error, KafkaError) and self.transactions is not None:
+                        raise
                     cause: Cause = "broker" if isinstance(error, KafkaError) else "redis"
                     if cause != told:
                         log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
@@ -154,13 +186,20 @@ class Drain:
             self.vitals.resume("broker", holder)
             self.vitals.resume("redis", holder)
 
+    def _describe_trim(self, last: Position) -> list[Argument]:
+        arguments: list[Argument] = [self.owner, f"{last.offset}-{last.number + 1}"]
+        if self.transactions is not None:
+            arguments.append(str(Reached(self.generation, max(self.reached, last))))
+        return arguments
+
     async def _deliver(self, chunk: list[Entry]) -> None:
         now = int(self.wall() * 1000)
+        if self.transactions is not None:
+            chunk = [entry for entry in chunk if entry.position > self.reached]
         stale = {entry.position for entry in chunk if self._is_stale(entry, now)}
         large = {entry.position for entry in chunk if len(entry.value) > self.entry_bytes}
         fresh = [entry for entry in chunk if entry.position not in stale | large]
-        outgoing = [Outgoing(self.topics[e.target], e.key, e.value, e.headers, now) for e in fresh]
-        refused = {fresh[number].position for number in await self.producer.send(outgoing)}
+        refused = await (self._produce(fresh, now) if self.transactions is None else self._transact(fresh, now))
         # Only now: a chunk that is sent again must not be parked and counted again.
         for entry in chunk:
             if entry.position in refused:
@@ -169,6 +208,40 @@ class Drain:
                 await self._park(entry, f"larger than outbox.max_entry_bytes, {self.entry_bytes}")
         self.metrics.stale_triggers.add(len(stale))
         self._count([entry for entry in fresh if entry.position not in refused])
+
+    async def _produce(self, entries: list[Entry], now: int) -> set[Position]:
+        """Send; returns the positions that the broker refused for good."""
+        return {entries[number].position for number in await self.producer.send(self._address(entries, now))}
+
+    async def _transact(self, entries: list[Entry], now: int) -> set[Position]:
+        """The same in one transaction, or, where one entry is refused, in several without it."""
+        assert self.transactions is not None
+        if not entries:
+            return set()
+        began, last = time.perf_counter(), entries[-1].position
+        try:
+            await self.transactions.send(self._address(entries, now), Reached(self.generation, last))
+        except ProducerFenced as error:
+            raise Refused(self.owner, -1, None, None, "another owner sends the outbox") from error
+        except RefusedForGood:
+            await self._check_owner()
+            await self._open_transactions()
+            if len(entries) == 1:
+                return {last}
+            half = len(entries) // 2
+            return await self._transact(entries[:half], now) | await self._transact(entries[half:], now)
+        self.reached = last
+        self.metrics.transactions.of().observe(time.perf_counter() - began)
+        return set()
+
+    async def _check_owner(self) -> None:
+        """Raise `Refused` unless the partition is ours: to open transactions is to cut off who has them."""
+        fence = await read_fence(self.redis, self.tag)
+        if fence is None or fence.owner != self.owner:
+            raise Refused(self.owner, -1, fence.owner if fence else None, fence.next if fence else None)
+
+    def _address(self, entries: list[Entry], now: int) -> list[Outgoing]:
+        return [Outgoing(self.topics[e.target], e.key, e.value, e.headers, now) for e in entries]
 
     def _is_stale(self, entry: Entry, now: int) -> bool:
         return entry.target == "recommendations" and bool(self.max_age) and now - entry.at > self.max_age
@@ -196,6 +269,11 @@ class Drain:
         triggers = [now - entry.at / 1000 for entry in sent if entry.target == "recommendations"]
         if triggers:
             self.metrics.observe_end_to_end(triggers)
+
+
+def _place(reached: Reached | None, generation: int) -> Position:
+    """Up to where entries of this generation's log were sent; another's offsets say nothing of them."""
+    return NOWHERE if reached is None or reached.generation != generation else reached.position
 
 
 def name_topics(settings: Settings) -> dict[Target, str]:

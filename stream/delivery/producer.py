@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from stream.delivery.connection import describe_connection
-from stream.delivery.packing import BATCH_BYTES, Packer
+from stream.delivery.packing import BATCH_BYTES, Packer, Spare
 from stream.partition import Partitioner, hash_key
 from stream.settings import Settings
 
@@ -101,28 +101,44 @@ class Producer:
             asyncio.get_running_loop().create_task(_discard(client))
 
     async def _send(self, client: AIOKafkaProducer, records: list[Outgoing]) -> list[int]:
-        packers: dict[tuple[str, int], Packer] = {}
-        # Most are examples, with a few keys: each is hashed once.
-        known: dict[tuple[str, bytes], Packer] = {}
-        refusals, spare = Refusals(), self._open_spare if self.idempotent else None
-        topics = {record.topic for record in records}
-        counts = {topic: self.fixed.get(topic) or len(await client.partitions_for(topic)) for topic in topics}
-        try:
-            for number, (topic, key, value, headers, timestamp) in enumerate(records):
-                packer = known.get((topic, key))
-                if packer is None:
-                    lane = topic, hash_key(key, self.partitioner) % counts[topic] if key else 0
-                    packer = packers.get(lane) or packers.setdefault(lane, Packer(client, *lane, refusals, spare))
-                    known[topic, key] = packer
-                while not packer.append((number, key or None, value, headers, timestamp)):
-                    await packer.room()
-            await asyncio.gather(*(packer.settle() for packer in packers.values()))
-        finally:
-            for packer in packers.values():
-                await packer.close()
-        if any(packer.client is not client for packer in packers.values()):
+        spare = self._open_spare if self.idempotent else None
+        refusals, spared = await write(client, records, self.partitioner, spare, self.fixed)
+        if spared:
             self._retire(client)
-        return sorted(refusals)
+        return refusals
+
+
+async def write(
+    client: AIOKafkaProducer,
+    records: Sequence[Outgoing],
+    partitioner: Partitioner,
+    spare: Spare | None,
+    fixed: Mapping[str, int],
+) -> tuple[list[int], bool]:
+    """Send all with `client` and wait for the acknowledgements; `fixed` as `Producer` has it.
+
+    Returns the indexes of those refused for good, and whether the client that `spare` opens had to send in its place.
+    """
+    packers: dict[tuple[str, int], Packer] = {}
+    # Most are examples, with a few keys: each is hashed once.
+    known: dict[tuple[str, bytes], Packer] = {}
+    refusals = Refusals()
+    topics = {record.topic for record in records}
+    counts = {topic: fixed.get(topic) or len(await client.partitions_for(topic)) for topic in topics}
+    try:
+        for number, (topic, key, value, headers, timestamp) in enumerate(records):
+            packer = known.get((topic, key))
+            if packer is None:
+                lane = topic, hash_key(key, partitioner) % counts[topic] if key else 0
+                packer = packers.get(lane) or packers.setdefault(lane, Packer(client, *lane, refusals, spare))
+                known[topic, key] = packer
+            while not packer.append((number, key or None, value, headers, timestamp)):
+                await packer.room()
+        await asyncio.gather(*(packer.settle() for packer in packers.values()))
+    finally:
+        for packer in packers.values():
+            await packer.close()
+    return sorted(refusals), any(packer.client is not client for packer in packers.values())
 
 
 class Refusals(list[int]):

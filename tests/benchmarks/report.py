@@ -23,6 +23,9 @@ def summarise(rounds: Sequence[dict[str, Results]]) -> Results:
         | {"by_round": [_sustained(one[job], "events_per_second") for one in rounds]}
         for job in rounds[0]
     }
+    if {"nudge", "exactly_once"} <= rounds[0].keys():
+        rates = [[one[job]["sustained_events_per_second"] for job in ("exactly_once", "nudge")] for one in rounds]
+        found["ratio_exactly_to_at_least_once"] = round(median(exactly / least for exactly, least in rates), 3)
     for other in ("floor", "faust"):
         name = f"ratio_to_{other}"
         if "nudge" in rounds[0] and other in rounds[0]:
@@ -70,11 +73,12 @@ def draw_table(result: Results, machine: Results) -> Table:
     table.add_column("job")
     for title in ("committed", "and sent", "and learned", "to floor", "to Faust", "CPU-s / 100k"):
         table.add_column(title, justify="right")
-    rates = {job: _sustained(result[job], "events_per_second") for job in ("nudge", "floor", "faust") if job in result}
+    jobs = ("nudge", "exactly_once", "floor", "faust")
+    rates = {job: _sustained(result[job], "events_per_second") for job in jobs if job in result}
     for job, rate in rates.items():
         row = result[job]
         table.add_row(
-            job,
+            job.replace("_", " "),
             f"{row['events_per_second']:,.0f}",
             f"{rate:,.0f}",
             f"{row['learned_events_per_second']:,.0f}" if job == "nudge" else "",

@@ -14,7 +14,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,8 @@ from tests.benchmarks.workload import PEOPLE, build_log
 
 PARTITIONS: Final = 4
 JOBS: Final = ("nudge", "floor", "faust")
+EXACTLY_ONCE: Final = "exactly_once"
+"""The worker once more, its output in transactions; asked for by name, on brokers that have them."""
 FLOOR: Final = (sys.executable, "-m", "tests.benchmarks.floor")
 FAUST: Final = (
     sys.executable,
@@ -47,6 +50,7 @@ FAUST: Final = (
     "-l",
     "warn",
 )
+OUTPUTS: Final = ("recommendations", "examples", "dead_letters")
 PROGRESS: Final = "faust:events"
 """Redis key to which the Faust app tells how far it is."""
 
@@ -70,9 +74,9 @@ class Round:
     def __init__(self, plan: Plan, servers: Servers, guard: Guard) -> None:
         self.plan, self.guard = plan, guard
         self.folder = guard.make_folder()
-        overrides = choose_overrides(servers)
-        self.settings = build_settings(overrides)
-        self.env = write_environment(overrides, self.settings)
+        self.overrides = choose_overrides(servers)
+        self.settings = build_settings(self.overrides)
+        self.env = write_environment(self.overrides, self.settings)
         self.redis = Redis.from_url(servers.redis_url, decode_responses=True)
 
     def run(self, log: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -82,13 +86,35 @@ class Round:
         for job in self.plan.jobs:
             # Ours alone: it was started with this run, and the jobs before have ended.
             self.redis.flushall()
-            found[job] = {"nudge": self._run_nudge, "floor": self._run_floor, "faust": self._run_faust}[job]()
+            found[job] = self._choose(job)()
             err.print(f"  {job}: {found[job]['events_per_second']:,.0f} events/s", highlight=False)
         return found
 
-    def _run_nudge(self) -> dict[str, Any]:
-        with run_process("nudge", choose_command(self.plan.profile), self.env, self.guard, self.folder) as process:
-            return time_worker(process, self.redis, self.settings, self.plan.events)
+    def _choose(self, job: str) -> Callable[[], dict[str, Any]]:
+        known = {"nudge": self._run_nudge, "floor": self._run_floor, "faust": self._run_faust}
+        return known.get(job, partial(self._run_nudge, EXACTLY_ONCE))
+
+    def _run_nudge(self, guarantee: str = "at_least_once") -> dict[str, Any]:
+        # Of its own name, so of its own groups and topics for what goes out: they begin empty.
+        command, name = choose_command(self.plan.profile), f"nudge-{guarantee}"
+        settings, env = self._write_settings(guarantee)
+        with run_process(name, command, env, self.guard, self.folder) as process:
+            found = time_worker(process, self.redis, settings, self.plan.events)
+        if guarantee == EXACTLY_ONCE:
+            # Transactions take offsets of their own among the examples, by which this is counted.
+            del found["learned_events_per_second"]
+        return found
+
+    def _write_settings(self, guarantee: str) -> tuple[Settings, dict[str, str]]:
+        if guarantee != EXACTLY_ONCE:
+            return self.settings, self.env
+        name = f"{self.overrides['app']}-{guarantee}"
+        topics = self.overrides["topics"]
+        topics = topics | {topic: f"{topics[topic]}-{guarantee}" for topic in OUTPUTS}
+        overrides = self.overrides | {"app": name, "output_guarantee": guarantee, "topics": topics}
+        settings = build_settings(overrides)
+        asyncio.run(ensure_topics(settings.kafka.bootstrap, list_topics(settings)))
+        return settings, write_environment(overrides, settings)
 
     def _run_floor(self) -> dict[str, Any]:
         with run_process("floor", FLOOR, self.env, self.guard, self.folder) as process:
@@ -164,11 +190,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--broker", choices=("embedded", "kafka", "both"), default="both")
-    parser.add_argument("--jobs", default=",".join(JOBS), help="some of nudge,floor,faust")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="some of nudge,exactly_once,floor,faust")
     parser.add_argument("--profile", type=Path, help="run the worker under cProfile, which slows it, and write FILE")
     parser.add_argument("--json", action="store_true", help="the JSON line alone on standard output")
     options = parser.parse_args(arguments)
-    options.jobs = tuple(job for job in JOBS if job in options.jobs.split(","))
+    options.jobs = tuple(job for job in ("nudge", EXACTLY_ONCE, *JOBS[1:]) if job in options.jobs.split(","))
+    if EXACTLY_ONCE in options.jobs and options.broker != "kafka":
+        parser.error("the job exactly_once needs --broker kafka: the embedded one has no transactions")
     if options.events < 100 or options.rounds < 1 or not options.jobs:
         parser.error("at least 100 events, one round and one job")
     return options

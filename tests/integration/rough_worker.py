@@ -1,7 +1,9 @@
 """A worker with something wrong in it, run as a module in place of `nudge worker`; the argument says what.
 
 `agents`: the score agents raise now and then, before and after their work, and the host tells of its rebalances. Only
-what an agent does with an offer is disturbed, not what becomes of it. `poison`: a stage fails at events whose type is
+what an agent does with an offer is disturbed, not what becomes of it. `dies before send`, `dies before commit`, `dies
+before trim`: it kills itself at the third outbox entries that were written and not sent, transaction that was sent and
+not committed, or that was committed and not trimmed. `poison`: a stage fails at events whose type is
 `poison`. `deadly`, `endless`, `asleep`: there the stage kills its process, loops for ever, or sleeps in C and lets no
 other thread run. `texts`: the scorer never returns from the text `poison`. `broken`: a stage fails at every event.
 `host`: no worker at all, but a second host that joins the first one's group and leaves it, again and again.
@@ -16,11 +18,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import Any
+
+from aiokafka import AIOKafkaProducer
 
 from models.sentiment.transformer import Sentiment
 from stream import app, process
+from stream.delivery.outbox import Drain
 from stream.delivery.session import Offer
 from stream.metrics import Metrics
 from stream.settings import Settings, load_settings
@@ -97,6 +102,22 @@ class SlowReader:
         return self.scorer.score_many(texts)
 
 
+def die_at_third(function: Callable[..., Awaitable[Any]], *, after: bool = False) -> Callable[..., Awaitable[Any]]:
+    """`function`, which ends the process by SIGKILL when it is called, or has returned, for the third time."""
+    calls = itertools.count(1)
+
+    async def die(*arguments: Any) -> Any:
+        last = next(calls) == 3
+        if last and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = await function(*arguments)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return die
+
+
 async def join_and_leave(settings: Settings) -> None:
     while True:
         host = build_faust(settings)
@@ -113,6 +134,12 @@ if __name__ == "__main__":
     if "agents" in sys.argv:
         app.work_offers = work_roughly
         app.build_faust = build_talking_faust
+    if "dies before send" in sys.argv:
+        Drain._send = die_at_third(Drain._send)  # type: ignore[method-assign, assignment]
+    if "dies before commit" in sys.argv:
+        AIOKafkaProducer.commit_transaction = die_at_third(AIOKafkaProducer.commit_transaction)
+    if "dies before trim" in sys.argv:
+        AIOKafkaProducer.commit_transaction = die_at_third(AIOKafkaProducer.commit_transaction, after=True)
     if "texts" in sys.argv:
         app.Cascade = SlowReader  # type: ignore[assignment,misc]
     for name in HARM.keys() & set(sys.argv):

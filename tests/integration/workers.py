@@ -310,9 +310,16 @@ def describe_state(reference: Reference) -> dict[str, dict[bytes, bytes]]:
     return wanted
 
 
+async def find_copies(job: Job, topic: str) -> list[tuple[int, int, int]]:
+    """(partition, offset, copies) of the first few values that are in a topic more than once."""
+    records = await job.read(topic)
+    counts = Counter(record.value for record in records)
+    return [(r.partition, r.offset, counts[r.value]) for r in records if counts[r.value] > 1][:10]
+
+
 def _pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
     parts = [part.encode() if isinstance(part, str) else part for part in flat]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-__all__ = ["PINNED", "Job", "WordScorer", "Worker"]
+__all__ = ["PINNED", "Job", "WordScorer", "Worker", "find_copies"]
