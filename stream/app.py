@@ -34,10 +34,11 @@ from stream.delivery.connection import describe_security
 from stream.delivery.fence import Fence
 from stream.delivery.ledger import restore_consents
 from stream.delivery.producer import Producer
+from stream.delivery.seat import take_seat
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
 from stream.delivery.transactions import name_group
-from stream.host import add_catalogue, build_faust, work_offers
+from stream.host import add_catalogue, build_faust, keep_place, leave_place, work_offers
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
 from stream.settings import BadSettings, Settings, require_servers
@@ -150,7 +151,10 @@ class Engine:
         self._opened.push_async_callback(self.producer.stop)
         await self.producer.start()
         await self._prepare_scoring(count, partitions[settings.topics.examples])
-        self._build_sources("read_committed" if capabilities.transactions else "read_uncommitted")
+        self._build_sources(
+            "read_committed" if capabilities.transactions else "read_uncommitted",
+            self._take_seat() if capabilities.static_membership else None,
+        )
         self.web = WebService(self._build_web(), settings.http.host, settings.http.port)
         self._opened.push_async_callback(self.web.stop)
         try:
@@ -181,6 +185,7 @@ class Engine:
 
     async def leave(self) -> None:
         """Leave the groups and disconnect; takes as long as the servers do, and changes nothing that counts."""
+        leave_place(self.faust)
         await asyncio.gather(self.faust.stop(), *(source.leave() for source in self.sources), return_exceptions=True)
         if self.watchdog is not None:
             self.watchdog.stop()
@@ -215,7 +220,16 @@ class Engine:
             newest=self.newest,
         )
 
-    def _build_sources(self, isolation_level: str) -> None:
+    def _take_seat(self) -> str | None:
+        seat = take_seat(self.settings.app, self.settings.kafka.instance_id)
+        if seat is None:
+            return None
+        self._opened.callback(seat.leave)
+        keep_place(self.faust, seat.name)
+        log.info("in its groups this worker is %s", seat.name)
+        return seat.name
+
+    def _build_sources(self, isolation_level: str, seat: str | None) -> None:
         topics = self.settings.topics
         learning = Learning(self.settings, self.redis, self.key, self.metrics)
 
@@ -235,18 +249,19 @@ class Engine:
                 log.info("partition %d: decisions of %d people read back from the ledger", partition, people)
 
         # What a producer aborted was never said, in any topic.
+        reader = {"isolation_level": isolation_level, "seat": seat}
         self._source(
             "events",
             topics.events,
             self.scoring.open,
-            isolation_level=isolation_level,
             clear=clear,
             start_from=self.settings.start_from,
             on_state_loss=self.settings.on_state_loss,
             partitions=self.partitions,
+            **reader,
         )
-        self._source("examples", topics.examples, learning.open, isolation_level=isolation_level)
-        self._source("privacy", topics.privacy, open_privacy, isolation_level=isolation_level)
+        self._source("examples", topics.examples, learning.open, **reader)
+        self._source("privacy", topics.privacy, open_privacy, **reader)
 
     def _source(self, name: str, topic: str, open_session: SessionFactory, **options: Any) -> None:
         channel = self.faust.channel(value_type=Offer)

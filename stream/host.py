@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from stream.agents.items import upsert_items
 from stream.agents.supervision import PersistentSupervisor
 from stream.delivery.connection import describe_connection
+from stream.delivery.seat import forget_name
 from stream.delivery.session import Offer
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -51,6 +52,22 @@ def build_faust(settings: Settings) -> faust.App:
         topic_allow_declare=False,
         web_enabled=False,
     )
+
+
+def keep_place(app: faust.App, name: str) -> None:
+    """Give the app's consumer a stable name in its group, before the app is finalised.
+
+    The app begins no agent before its group has met; without a name, that waits for a killed worker's session to end.
+    """
+    app.conf.consumer_group_instance_id = name
+
+
+def leave_place(app: faust.App) -> None:
+    """Have the app's consumer leave its group when it stops; the client keeps the place of one that has a name."""
+    thread = getattr(app.consumer, "_thread", None)
+    consumer = getattr(thread, "_consumer", None)
+    if consumer is not None:
+        forget_name(consumer)
 
 
 def add_catalogue(app: faust.App, topic: str, redis: Redis, metrics: Metrics) -> None:

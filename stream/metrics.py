@@ -24,6 +24,9 @@ from stream.vitals import CAUSES
 Result = Literal["scored", "duplicate", "denied", "dead_letter"]
 RESULTS: Final[tuple[Result, ...]] = get_args(Result)
 
+REBALANCE_PHASES: Final = ("drain", "join", "acquire", "first_batch")
+"""Until batches in flight are done, partitions are given out, one is ours, its first batch is done."""
+
 SENTIMENT_LABELS: Final = ("negative", "neutral", "positive")
 RATE_SLOTS: Final = 20
 RATE_SLOT_SECONDS: Final = 0.25
@@ -99,6 +102,11 @@ class Metrics:
         self.lag = level("lag", "Records of the partition not yet committed.", "partition")
         self.watermark_delay = level("watermark_delay_seconds", "How far the watermark is behind.", "partition")
         self.rebalances = tally("rebalances", "Times that partitions were given out anew.")
+        self.rebalance = self._spread(
+            "rebalance_seconds", "Time that a phase of a rebalance takes, by phase.", clock, "phase", SHORT_SECONDS
+        )
+        for phase in REBALANCE_PHASES:
+            self.rebalance.of(phase)
         self.fence_rejections = tally("fence_rejections", "Batches refused because another worker owns the partition.")
         self.redis = self._spread("redis_seconds", "Time that a call to Redis takes.", clock, "call", SHORT_SECONDS)
         self.outbox = level("outbox_entries", "Entries decided and not yet acknowledged by the broker.", "partition")

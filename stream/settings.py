@@ -95,13 +95,19 @@ class Kafka(Section):
         None, description="certificate that the brokers know this client by; with its key"
     )
     key_file: FilePath | None = Field(None, description="private key of that certificate, without a password")
+    instance_id: str = Field(
+        "auto",
+        pattern=r"^[a-zA-Z0-9._-]{1,249}$",
+        description="this worker's own stable name in its groups, where the broker honours such names: one that is "
+        "killed and back within the session time-out stops nobody else. auto: by host and number; none: without",
+    )
     session_timeout: Duration = Field(6_000, ge=500, description="a worker not heard of for so long is taken as gone")
     heartbeat: Duration = Field(800, ge=50, description="how often a worker is heard of; at most a third of the above")
     metadata_age: Duration = Field(
         parse_duration("30s"), ge=100, description="after so long the broker is asked again what its topics are"
     )
     rebalance_timeout: Duration = Field(
-        20_000, ge=1_000, description="what a rebalance may take; batches in flight get two fifths of it"
+        20_000, ge=1_000, description="what a rebalance may take; partitions that go have two fifths of it to finish"
     )
 
 

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.broker.connection import REQUEST_TIMEOUT_MS, Connection
+from stream.broker.membership import replaces_twins
 from stream.broker.topics import TopicSpec, describe_topics, ensure_topics
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     stays hidden from `read_committed` readers, and the transaction commits. `compaction`: a topic keeps its policy
     `compact` and refuses records without a key (that old values go in the end is not waited for). `end_offsets`:
     the latest offset is the one that the next record gets. `log_append_time`: the broker sets the record's time.
+    `static_membership`: of two group members under one name the older is cut off at once.
     """
 
     idempotence: bool
@@ -43,6 +45,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     compaction: bool
     end_offsets: bool
     log_append_time: bool
+    static_membership: bool
 
 
 async def probe(
@@ -60,11 +63,12 @@ async def probe(
     trial = _Trial(bootstrap, TopicPartition(topic, 0), connection or {}, timeout_s)
     with _quiet_refusals():
         end_offsets = await trial.of(_knows_its_end)  # first: the others would write in between
-        idempotence, transactions, compaction, append_time = await asyncio.gather(
+        idempotence, transactions, compaction, append_time, static = await asyncio.gather(
             trial.of(_writes_idempotently),
             trial.of(_hides_open_transactions),
             trial.of(_refuses_keyless_records),
             trial.of(_stamps_records),
+            trial.of(_replaces_members),
         )
     return Capabilities(
         idempotence=idempotence,
@@ -72,6 +76,7 @@ async def probe(
         compaction=compaction,
         end_offsets=end_offsets,
         log_append_time=append_time,
+        static_membership=static,
     )
 
 
@@ -82,7 +87,7 @@ class _Trial:
         self.bootstrap = bootstrap
         self.partition = partition
         self.connection = connection
-        self._options = {"bootstrap_servers": bootstrap, "request_timeout_ms": REQUEST_TIMEOUT_MS, **connection}
+        self.options = {"bootstrap_servers": bootstrap, "request_timeout_ms": REQUEST_TIMEOUT_MS, **connection}
         self._timeout_s = timeout_s
 
     async def of(self, ability: Callable[[_Trial], Awaitable[bool]]) -> bool:
@@ -98,7 +103,7 @@ class _Trial:
 
     @asynccontextmanager
     async def producer(self, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
-        producer = AIOKafkaProducer(acks="all", **self._options, **options)
+        producer = AIOKafkaProducer(acks="all", **self.options, **options)
         try:
             await producer.start()
             yield producer
@@ -107,7 +112,7 @@ class _Trial:
 
     @asynccontextmanager
     async def reader(self, isolation: str) -> AsyncIterator[AIOKafkaConsumer]:
-        reader = AIOKafkaConsumer(enable_auto_commit=False, isolation_level=isolation, **self._options)
+        reader = AIOKafkaConsumer(enable_auto_commit=False, isolation_level=isolation, **self.options)
         try:
             await reader.start()
             yield reader
@@ -178,6 +183,10 @@ async def _knows_its_end(trial: _Trial) -> bool:
 async def _stamps_records(trial: _Trial) -> bool:
     async with trial.producer() as producer:
         return bool((await trial.write(producer, records=_BATCH)).timestamp_type == 1)
+
+
+async def _replaces_members(trial: _Trial) -> bool:
+    return await replaces_twins(trial.options, trial.partition.topic)
 
 
 async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

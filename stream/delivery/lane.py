@@ -61,23 +61,24 @@ class Lane:
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
         self._stopping: asyncio.Task[None] | None = None
 
-    async def stop(self, seconds: float) -> None:
+    async def stop(self, seconds: float, kept: float) -> None:
         """End the lane; a batch in flight may finish within `seconds`, counted from the first call.
 
+        `kept` is for the rest: what has not ended by then ends behind our back, where the fence lets it do no harm.
         Who stops waiting does not stop the stop: the client cancels its rebalance callbacks when it is closed.
         """
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(seconds), name=f"end of {self.task.get_name()}")
+            self._stopping = asyncio.create_task(self._stop(seconds, kept), name=f"end of {self.task.get_name()}")
         await asyncio.shield(self._stopping)
 
-    async def _stop(self, seconds: float) -> None:
+    async def _stop(self, seconds: float, kept: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self.busy.acquire()
         except TimeoutError:
             log.warning("%s %d: batch in flight abandoned", self.source.name, self.partition.partition)
         self.task.cancel()
-        await asyncio.wait([self.task])
+        await asyncio.wait([self.task], timeout=kept)
         # It holds from one session to the next, and ends with the last.
         self.source.vitals.resume("breaker", self.tag)
 
@@ -125,6 +126,7 @@ class Lane:
                 await asyncio.sleep(wait)
 
     async def _work(self) -> None:
+        began = time.monotonic()
         with self._pause("assignment"):
             fence, start = await self._acquire()
             session = self.source.open_session(self.partition.partition, fence)
@@ -132,6 +134,7 @@ class Lane:
             with self._pause("assignment"):
                 self.position = max(await self._open(session, fence, start), start)
                 self._seek(self.position)
+            self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
             await self._serve(session)
         finally:
             self.position = None
@@ -225,17 +228,23 @@ class Lane:
         self.source.consumer.resume(self.partition)
 
     async def _serve(self, session: Session) -> None:
+        # Told only where there was work at once: else it says how long nothing came.
+        began: float | None = time.monotonic()
         while True:
             await session.wait_for_room()
             records = await self._read(self.source.max_records)
             self.source.check_partitions()
             if not records:
+                began = None
                 await self._check_quiet(session)
                 await session.idle()
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
                 self.position = records[-1].offset + 1
+            if began is not None:
+                self.source.metrics.rebalance.of("first_batch").observe(time.monotonic() - began)
+                began = None
 
     async def _check_quiet(self, session: Session) -> None:
         """See, while nothing comes, that Redis holds what it held, and the log too: a quiet partition must notice.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -20,6 +21,7 @@ from stream.delivery.connection import describe_connection
 from stream.delivery.errors import PartitionsChanged
 from stream.delivery.fence import Fence
 from stream.delivery.lane import Lane
+from stream.delivery.seat import forget_name
 from stream.delivery.session import Offer, SessionFactory
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -28,9 +30,24 @@ from stream.vitals import Vitals
 log = logging.getLogger(__name__)
 
 DRAIN_SHARE = 0.4
-"""Share of the rebalance time-out in which batches in flight may finish."""
+"""Share of the rebalance time-out in which all partitions that go must have gone."""
+
+KEPT = 0.25
+KEPT_SECONDS = 1.0
+"""Of that share a quarter, at most so much, is kept for what follows the batches: fence, outbox and offsets."""
 
 HINT_INTERVAL = 1.0
+
+
+def divide_deadline(rebalance_timeout: float) -> tuple[float, float]:
+    """Seconds that batches in flight have when their partitions go, and seconds more for all that follows them.
+
+    >>> divide_deadline(20.0), divide_deadline(1.0)
+    ((7.0, 1.0), (0.3, 0.1))
+    """
+    whole = DRAIN_SHARE * rebalance_timeout
+    kept = min(KEPT * whole, KEPT_SECONDS)
+    return round(whole - kept, 3), round(kept, 3)
 
 
 class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -48,6 +65,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         vitals: Vitals,
         *,
         isolation_level: str = "read_uncommitted",
+        seat: str | None = None,
         clear: Callable[[int, Fence], Awaitable[None]] | None = None,
         start_from: str = EARLIEST,
         on_state_loss: OnStateLoss = "replay",
@@ -55,7 +73,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         """`clear` deletes what a partition without a fence left behind; None where the fence is all there is.
 
-        `partitions` is how many the topic must have, None for any number.
+        `seat` is the worker's stable name in the group, None for none; `partitions` is how many the topic must have,
+        None for any number.
         """
         self.name = name
         self.consumer_group = f"{settings.app}-{name}"
@@ -67,6 +86,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.metrics = metrics
         self.vitals = vitals
         self.isolation_level = isolation_level
+        self.seat = seat
         self.clear = clear
         self.start_from, self.on_state_loss = start_from, on_state_loss
         self.partitions = partitions
@@ -78,13 +98,16 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._finishing = False
         self.consumer: AIOKafkaConsumer
         self._hints: asyncio.Task[None] | None = None
+        self._left = time.monotonic()
 
     async def start(self) -> None:
         """Join the group; lanes come and go with its assignments from now on."""
         kafka = self.settings.kafka
+        self._left = time.monotonic()
         self.consumer = AIOKafkaConsumer(
             **describe_connection(self.settings),
             group_id=self.consumer_group,
+            group_instance_id=self.seat,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=self.isolation_level,
@@ -113,6 +136,7 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def leave(self) -> None:
         """Leave the group. A rebalance under way can hold this up for as long as other members take."""
+        forget_name(self.consumer)
         await self.consumer.stop()
         await self._end(list(self.lanes))
         self.vitals.resume("broker", f"hints {self.name}")
@@ -120,17 +144,21 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Only pause and begin: heartbeats stand still while this runs."""
         partitions = list(assigned)
+        self.metrics.rebalance.of("join").observe(time.monotonic() - self._left)
         self.consumer.pause(*partitions)
         if not self._finishing:
             self.lanes.update({partition: Lane(self, partition) for partition in partitions})
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Let the batches in flight finish within the deadline, then let go."""
+        """Let the batches in flight finish within the deadline that all share, then let go."""
+        began = time.monotonic()
         partitions = [partition for partition in revoked if partition in self.lanes]
+        # The offsets first, as they are now: the lanes go while they are told.
+        await asyncio.gather(self._tell(), self._end(partitions))
+        self._left = time.monotonic()
         if partitions:
             self.metrics.rebalances.add()
-        await self._tell()
-        await self._end(partitions)
+            self.metrics.rebalance.of("drain").observe(self._left - began)
 
     async def choose_beginning(self, partition: TopicPartition, start: int) -> int:
         """Where a partition without a fence begins, whose first offset is `start`."""
@@ -162,8 +190,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _end(self, partitions: list[TopicPartition]) -> None:
         """Stop lanes, and wait for those too that a rebalance is stopping."""
         self._parting += [self.lanes.pop(partition) for partition in partitions]
-        deadline = DRAIN_SHARE * self.settings.kafka.rebalance_timeout / 1000
-        await asyncio.gather(*(lane.stop(deadline) for lane in self._parting))
+        work, kept = divide_deadline(self.settings.kafka.rebalance_timeout / 1000)
+        await asyncio.gather(*(lane.stop(work, kept) for lane in self._parting))
         self._parting = [lane for lane in self._parting if not lane.task.done()]
 
     async def _hint(self) -> None:

@@ -19,9 +19,14 @@ from stream.broker import (
 from stream.embedded import free_port
 
 NOTHING = Capabilities(
-    idempotence=False, transactions=False, compaction=False, end_offsets=False, log_append_time=False
+    idempotence=False,
+    transactions=False,
+    compaction=False,
+    end_offsets=False,
+    log_append_time=False,
+    static_membership=False,
 )
-EVERYTHING = Capabilities(idempotence=True, transactions=True, compaction=True, end_offsets=True, log_append_time=True)
+EVERYTHING = Capabilities(**dict.fromkeys(Capabilities.__struct_fields__, True))
 KNOWN = {"embedded": NOTHING, "kafka": EVERYTHING, "docker": EVERYTHING}
 
 

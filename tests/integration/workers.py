@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,6 +85,19 @@ class Worker:
             await asyncio.sleep(0.1)
         raise AssertionError(f"not ready after {seconds} s\n" + self.log.read_text()[-4_000:])
 
+    async def wait_up(self, seconds: float = 40.0) -> None:
+        """Wait until the worker serves its pages; it has joined no group yet."""
+        deadline = time.monotonic() + seconds
+        while not await asyncio.to_thread(self._answers):
+            assert self.process.poll() is None, self.log.read_text()[-4_000:]
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+    def partitions(self) -> set[int]:
+        """The partitions of the events topic that are the worker's now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
+            return {int(number) for number in re.findall(r'^nudge_lag\{partition="(\d+)"', page.read().decode(), re.M)}
+
     def kill(self) -> None:
         """SIGKILL: nothing is finished, nothing is told."""
         self.process.kill()
@@ -119,6 +134,13 @@ class Worker:
     def metrics(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def _is_ready(self) -> bool:
         try:

@@ -24,7 +24,7 @@ async def test_a_stop_whose_caller_was_cancelled_still_ends_the_lane() -> None:
     source: Any = SimpleNamespace(name="events", vitals=Vitals())
     lane = Idle(source, TopicPartition("events", 0))
     await lane.busy.acquire()
-    rebalance = asyncio.create_task(lane.stop(60.0))
+    rebalance = asyncio.create_task(lane.stop(60.0, 1.0))
     await asyncio.sleep(0.01)
 
     # When: the client is closed, which cancels the rebalance, and the batch is done
@@ -34,5 +34,25 @@ async def test_a_stop_whose_caller_was_cancelled_still_ends_the_lane() -> None:
     lane.busy.release()
 
     # Then: whoever asks next need not wait for the deadline, and the lane is gone
-    await asyncio.wait_for(lane.stop(60.0), timeout=5.0)
+    await asyncio.wait_for(lane.stop(60.0, 1.0), timeout=5.0)
+    assert lane.task.done()
+
+
+class Clinging(Lane):
+    """A lane whose session does not close for long."""
+
+    async def _work(self) -> None:
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            await asyncio.sleep(0.5)
+
+
+async def test_a_lane_that_does_not_close_in_time_is_left_behind_and_ends_by_itself() -> None:
+    source: Any = SimpleNamespace(name="events", vitals=Vitals())
+    lane = Clinging(source, TopicPartition("events", 0))
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(lane.stop(0.1, 0.1), timeout=0.4)
+    assert not lane.task.done()
+    await asyncio.wait([lane.task], timeout=5.0)
     assert lane.task.done()

@@ -24,11 +24,11 @@ TYPES = {
     },
     "histogram": {
         "batch_size", "stage_seconds", "event_latency_seconds", "end_to_end_seconds", "redis_seconds",
-        "event_loop_lag_seconds", "transaction_seconds",
+        "event_loop_lag_seconds", "transaction_seconds", "rebalance_seconds",
     },
 }  # fmt: skip
 LABELS = {"role", "result", "reason", "partition", "stage", "call", "topic", "source", "label", "model", "rule"}
-LABELS |= {"variant", "cause", "le"}
+LABELS |= {"variant", "cause", "phase", "le"}
 
 
 class Watch:
