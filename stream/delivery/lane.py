@@ -60,6 +60,7 @@ class Lane:
         self.checked = time.monotonic()
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
         self._stopping: asyncio.Task[None] | None = None
+        self._over = False
 
     async def stop(self, seconds: float, kept: float) -> None:
         """End the lane; a batch in flight may finish within `seconds`, counted from the first call.
@@ -77,6 +78,8 @@ class Lane:
                 await self.busy.acquire()
         except TimeoutError:
             log.warning("%s %d: batch in flight abandoned", self.source.name, self.partition.partition)
+        # A client that loses the cancellation must not make the lane live on.
+        self._over = True
         self.task.cancel()
         await asyncio.wait([self.task], timeout=kept)
         # It holds from one session to the next, and ends with the last.
@@ -92,7 +95,7 @@ class Lane:
             self.source.vitals.resume(cause, self.partition)
 
     async def _run(self) -> None:
-        while True:
+        while not self._over:
             cause: Cause = "assignment"
             wait = 0.0
             try:
@@ -230,7 +233,7 @@ class Lane:
     async def _serve(self, session: Session) -> None:
         # Told only where there was work at once: else it says how long nothing came.
         began: float | None = time.monotonic()
-        while True:
+        while not self._over:
             await session.wait_for_room()
             records = await self._read(self.source.max_records)
             self.source.check_partitions()

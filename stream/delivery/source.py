@@ -139,6 +139,9 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         forget_name(self.consumer)
         await self.consumer.stop()
         await self._end(list(self.lanes))
+        if self._parting:
+            # Their clients are closed next.
+            await asyncio.wait([lane.task for lane in self._parting])
         self.vitals.resume("broker", f"hints {self.name}")
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:

@@ -68,9 +68,10 @@ class Transactions:
             retry_backoff_ms=5,
         )
         self._client = client
-        # The client would try for ever.
+        # The client would try for ever. Not wait_for: before Python 3.12 it may lose the cancellation of the lane.
         try:
-            await asyncio.wait_for(client.start(), REQUEST_TIMEOUT / 1000)
+            async with asyncio.timeout(REQUEST_TIMEOUT / 1000):
+                await client.start()
         except TimeoutError as error:
             raise KafkaTimeoutError(f"the broker does not give the transactional id {self.id}") from error
         return await self._read_reached()
@@ -122,7 +123,8 @@ class Transactions:
             return
         _hear_end(client)
         try:
-            await asyncio.wait_for(client.stop(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await client.stop()
         except (KafkaError, TimeoutError) as error:
             log.debug("%s: did not stop cleanly: %r", self.id, error)
 

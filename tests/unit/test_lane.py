@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,4 +56,20 @@ async def test_a_lane_that_does_not_close_in_time_is_left_behind_and_ends_by_its
     await asyncio.wait_for(lane.stop(0.1, 0.1), timeout=0.4)
     assert not lane.task.done()
     await asyncio.wait([lane.task], timeout=5.0)
+    assert lane.task.done()
+
+
+class Deaf(Lane):
+    """A lane whose client loses the first cancellation."""
+
+    async def _work(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+
+
+async def test_a_lane_whose_cancellation_gets_lost_ends_all_the_same() -> None:
+    source: Any = SimpleNamespace(name="events", vitals=Vitals())
+    lane = Deaf(source, TopicPartition("events", 0))
+    await asyncio.sleep(0.01)
+    await lane.stop(1.0, 1.0)
     assert lane.task.done()
