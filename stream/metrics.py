@@ -112,6 +112,7 @@ class Metrics:
         self.outbox = level("outbox_entries", "Entries decided and not yet acknowledged by the broker.", "partition")
         self.outbox_sent = tally("outbox_sent", "Entries that the broker acknowledged.", "topic")
         self.transactions = self._spread("transaction_seconds", "Time from a transaction's begin to its commit.", clock)
+        self.outbox_known = tally("outbox_known", "Entries left out because a transaction before had sent them.")
         self.outbox_parked = tally("outbox_parked", "Entries that the broker refused for good.")
         self.stale_triggers = tally("stale_triggers", "Triggers older than max_trigger_age at the drain, not sent.")
 

@@ -107,7 +107,7 @@ async def reset_fences(
     async with open_redis(settings) as redis, open_consumer(settings) as consumer:
         moves = await plan_moves(settings, redis, consumer, source, numbers, to)
         print_table(COLUMNS, [_row(move) for move in moves])
-        if not confirm(_describe(moves, clear)):
+        if not confirm(_describe(moves, clear, settings.output_guarantee == "exactly_once")):
             return False
         for move in moves:
             await apply_move(redis, source, move, clear=clear, drop_outbox=drop_outbox)
@@ -121,9 +121,12 @@ def _row(move: Move) -> tuple[str, ...]:
     return str(move.place.partition), str(move.now), str(move.to), words
 
 
-def _describe(moves: Sequence[Move], clear: bool) -> str:
+def _describe(moves: Sequence[Move], clear: bool, exactly_once: bool) -> str:
+    words = "What is passed over is never applied."
     if clear:
-        return "Profiles, open windows, counts and outboxes of these partitions are deleted and made again. Go on?"
-    if any(move.to < move.now for move in moves):
-        return "What is read again counts twice in profiles and counts; --clear makes them again instead. Go on?"
-    return "What is passed over is never applied. Go on?"
+        words = "Profiles, open windows, counts and outboxes of these partitions are deleted and made again."
+    elif any(move.to < move.now for move in moves):
+        words = "What is read again counts twice in profiles and counts; --clear makes them again instead."
+    if exactly_once and any(move.to < move.now for move in moves):
+        words += " Nothing is sent again up to where transactions got, not even what was passed over before."
+    return f"{words} Go on?"

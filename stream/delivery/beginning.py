@@ -51,9 +51,11 @@ async def find_time(consumer: AIOKafkaConsumer, place: TopicPartition, millis: i
         return end
     consumer.seek(place, found[0])
     consumer.resume(place)
-    while True:
+    # The last offsets may be of no record that can be read: transactions end with a mark, and some are aborted.
+    while await consumer.position(place) < end:
         for record in (await consumer.getmany(place, timeout_ms=200)).get(place, ()):
+            if record.offset >= end:
+                return end
             if record.timestamp >= millis:
                 return int(record.offset)
-            if record.offset >= end - 1:
-                return end
+    return end

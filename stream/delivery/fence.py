@@ -178,7 +178,9 @@ async def place_fence(redis: Redis, tag: Tag, held: Fence, at: int, *, clear: bo
     With `clear` all that the log makes again goes first, clocks too, by whoever acquires the partition next. The
     outbox must be empty: entries to come may have lower positions.
     """
-    anew = msgspec.structs.replace(held, next=at, last_hash=CHOSEN, emitted=Position(-1, 0))
+    # What a quiet partition closes shares an offset with what was sent before it, and must not share a place too.
+    emitted = held.emitted if held.emitted.offset < at else Position(-1, 0)
+    anew = msgspec.structs.replace(held, next=at, last_hash=CHOSEN, emitted=emitted)
     commands: list[tuple[Argument, ...]] = [("DEL", name_key("outbox", tag))]
     if clear:
         anew = msgspec.structs.replace(anew, clock=0, watermark=0)

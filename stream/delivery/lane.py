@@ -165,10 +165,10 @@ class Lane:
         try:
             position = await session.open()
         except StateLost as error:
-            await self._verify(fence, start)
+            await self._verify(session, fence, start)
             log.error("%s: %s; made again from the log's start at %d", self.tag, error, start)
-            await self._begin_anew(fence, start, another=False)
-        await self._verify(fence, start)
+            await self._begin_anew(session, fence, start, another=False)
+        await self._verify(session, fence, start)
         return position
 
     async def _find_start(self) -> int:
@@ -180,7 +180,7 @@ class Lane:
         except (CommitFailedError, UnknownMemberIdError, IllegalStateError) as error:
             raise NotMember(f"not a member of the group any more: {error}") from error
 
-    async def _verify(self, fence: Fence, start: int) -> None:
+    async def _verify(self, session: Session, fence: Fence, start: int) -> None:
         """Return if the log is the one that the fence knows; else stop, or begin anew, by setting."""
         verdict, why = judge(fence, start)
         if verdict == "look":
@@ -193,9 +193,9 @@ class Lane:
                 f"{why}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
             )
         log.error("%s: %s; beginning anew at %d, as configured", self.tag, why, start)
-        await self._begin_anew(fence, start, another=verdict == "another")
+        await self._begin_anew(session, fence, start, another=verdict == "another")
 
-    async def _begin_anew(self, fence: Fence, start: int, *, another: bool) -> NoReturn:
+    async def _begin_anew(self, session: Session, fence: Fence, start: int, *, another: bool) -> NoReturn:
         """Set the fence back to the log's start, and have the partition acquired again from there.
 
         What was decided of the old log is sent first: the outbox goes with its positions.
@@ -204,6 +204,8 @@ class Lane:
             now = await read_fence(self.source.redis, self.tag)
             if now is None or now.owner != fence.owner:
                 raise Refused(fence.owner, fence.next, now.owner if now else None, now.next if now else None)
+            # Who sends it may have ended: what became of a transaction is told to the next owner alone.
+            await session.wait_for_room()
             await asyncio.sleep(0.05)
         await reset_fence(self.source.redis, self.tag, fence, start, another=another)
         raise Refused(fence.owner, fence.next, fence.owner, start, f"set back from {fence.next} to {start}")

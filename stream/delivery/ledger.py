@@ -41,7 +41,9 @@ async def restore_consents(
     """
     tag = tag_events(partition)
     people: dict[str, Dossier] = {}
-    async with AIOKafkaConsumer(**describe_connection(settings), enable_auto_commit=False) as consumer:
+    # What a producer aborted was never said.
+    options = {"enable_auto_commit": False, "isolation_level": "read_committed"}
+    async with AIOKafkaConsumer(**describe_connection(settings), **options) as consumer:
         oldest = await _find_time(consumer, TopicPartition(settings.topics.events, partition), held.next)
         async for place, request in _read_requests(settings, redis, consumer, ledger, oldest):
             user = request.user_id

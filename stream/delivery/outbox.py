@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from itertools import islice, takewhile
+from itertools import groupby, islice, takewhile
 from typing import Final
 
 import msgspec
@@ -40,6 +40,7 @@ _headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
 _pack: Final = msgspec.msgpack.Encoder().encode
 CHUNK: Final = 2_000
 PARTING_SECONDS: Final = 1.0
+REFUSED: Final = "the broker refused it for good"
 
 
 class Drain:
@@ -61,7 +62,7 @@ class Drain:
         self.producer = producer
         self.tag = tag
         self.transactions = transactions
-        self.reached = _place(fence.reached, fence.generation)
+        self.reached = self.known = _place(fence.reached, fence.generation)
         self.owner = fence.owner
         self.generation = fence.generation
         self.metrics = metrics
@@ -80,6 +81,7 @@ class Drain:
     async def open(self) -> None:
         """Read what an earlier owner left, then begin to send. Raises `KafkaError` where no transaction can be had."""
         await self._open_transactions()
+        self.known = self.reached
         left = await call(self.redis, "XRANGE", name_key("outbox", self.tag), "-", "+")
         self.add([read_entry(identity, fields) for identity, fields in left])
         self.task = asyncio.create_task(self._run(), name=f"drain {self.tag}")
@@ -194,30 +196,42 @@ class Drain:
 
     async def _deliver(self, chunk: list[Entry]) -> None:
         now = int(self.wall() * 1000)
-        if self.transactions is not None:
-            chunk = [entry for entry in chunk if entry.position > self.reached]
         stale = {entry.position for entry in chunk if self._is_stale(entry, now)}
-        large = {entry.position for entry in chunk if len(entry.value) > self.entry_bytes}
-        fresh = [entry for entry in chunk if entry.position not in stale | large]
-        refused = await (self._produce(fresh, now) if self.transactions is None else self._transact(fresh, now))
-        # Only now: a chunk that is sent again must not be parked and counted again.
-        for entry in chunk:
-            if entry.position in refused:
-                await self._park(entry, "the broker refused it for good")
-            elif entry.position in large - stale:
-                await self._park(entry, f"larger than outbox.max_entry_bytes, {self.entry_bytes}")
+        rest = [entry for entry in chunk if entry.position not in stale]
+        sent = await (self._produce(rest, now) if self.transactions is None else self._transact(rest, now))
         self.metrics.stale_triggers.add(len(stale))
-        self._count([entry for entry in fresh if entry.position not in refused])
+        self.metrics.outbox_known.add(sum([entry.position <= self.known for entry in chunk]))
+        self._count(sent)
 
-    async def _produce(self, entries: list[Entry], now: int) -> set[Position]:
-        """Send; returns the positions that the broker refused for good."""
-        return {entries[number].position for number in await self.producer.send(self._address(entries, now))}
+    async def _produce(self, entries: list[Entry], now: int) -> list[Entry]:
+        """Send, park what can't be sent, and return the rest."""
+        fresh = [entry for entry in entries if not self._is_large(entry)]
+        refused = {fresh[number].position for number in await self.producer.send(self._address(fresh, now))}
+        # Only now: a chunk that is sent again must not be parked and counted again.
+        for entry in entries:
+            if entry.position in refused:
+                await self._park(entry, REFUSED)
+            elif self._is_large(entry):
+                await self._park_large(entry)
+        return [entry for entry in fresh if entry.position not in refused]
 
-    async def _transact(self, entries: list[Entry], now: int) -> set[Position]:
-        """The same in one transaction, or, where one entry is refused, in several without it."""
+    async def _transact(self, entries: list[Entry], now: int) -> list[Entry]:
+        """The same in transactions, of which none reaches past an entry that is not parked yet."""
+        sent: list[Entry] = []
+        for large, run in groupby(entries, self._is_large):
+            if large:
+                # Whatever was reached: a Redis from before may have lost them.
+                for entry in run:
+                    await self._park_large(entry)
+            else:
+                sent += await self._transact_run([entry for entry in run if entry.position > self.reached], now)
+        return sent
+
+    async def _transact_run(self, entries: list[Entry], now: int) -> list[Entry]:
+        """Send in one transaction, or, where one entry is refused, in several without it."""
         assert self.transactions is not None
         if not entries:
-            return set()
+            return []
         began, last = time.perf_counter(), entries[-1].position
         try:
             await self.transactions.send(self._address(entries, now), Reached(self.generation, last))
@@ -227,12 +241,13 @@ class Drain:
             await self._check_owner()
             await self._open_transactions()
             if len(entries) == 1:
-                return {last}
+                await self._park(entries[0], REFUSED)
+                return []
             half = len(entries) // 2
-            return await self._transact(entries[:half], now) | await self._transact(entries[half:], now)
+            return await self._transact_run(entries[:half], now) + await self._transact_run(entries[half:], now)
         self.reached = last
         self.metrics.transactions.of().observe(time.perf_counter() - began)
-        return set()
+        return entries
 
     async def _check_owner(self) -> None:
         """Raise `Refused` unless the partition is ours: to open transactions is to cut off who has them."""
@@ -245,6 +260,12 @@ class Drain:
 
     def _is_stale(self, entry: Entry, now: int) -> bool:
         return entry.target == "recommendations" and bool(self.max_age) and now - entry.at > self.max_age
+
+    def _is_large(self, entry: Entry) -> bool:
+        return len(entry.value) > self.entry_bytes
+
+    async def _park_large(self, entry: Entry) -> None:
+        await self._park(entry, f"larger than outbox.max_entry_bytes, {self.entry_bytes}")
 
     async def _park(self, entry: Entry, error: str) -> None:
         place = name_key("parked", self.tag)

@@ -7,14 +7,19 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
+from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
 from stream.app import Engine
 from stream.broker import TopicSpec, await_coordinators, ensure_topics, probe
 from stream.delivery.errors import Refused
 from stream.delivery.fence import acquire_fence, read_fence
+from stream.delivery.lane import Lane
 from stream.delivery.outbox import Drain, name_topics
 from stream.delivery.producer import Producer
 from stream.delivery.transactions import Transactions, name_group
@@ -134,12 +139,12 @@ class Outlet:
         self.metrics = Metrics()
         self.specs = [TopicSpec(name=name, partitions=1) for name in topics.values()]
 
-    async def open(self) -> Drain:
+    async def open(self, kind: type[Drain] = Drain) -> Drain:
         """A new owner's drain, open."""
         fence = await acquire_fence(self.client, TAG, 0)
         out = Transactions(self.settings, 0)
         producer = Producer(self.settings, idempotent=True)
-        drain = Drain(self.settings, self.client, producer, TAG, fence, self.metrics, Vitals(), out)
+        drain = kind(self.settings, self.client, producer, TAG, fence, self.metrics, Vitals(), out)
         await drain.open()
         return drain
 
@@ -158,6 +163,16 @@ class Outlet:
             await drain.wait_for_room()
             await asyncio.sleep(0.01)
         raise AssertionError("the outbox is not drained")
+
+
+class Doomed(Drain):
+    """A drain whose process ends where it is to park an entry."""
+
+    class Died(Exception):
+        pass
+
+    async def _park(self, entry: Entry, error: str) -> None:
+        raise self.Died
 
 
 @pytest.fixture
@@ -262,3 +277,46 @@ async def test_an_entry_that_the_broker_refuses_is_parked_and_all_others_sent_on
     assert [place for place, _ in await outlet.client.xrange(name_key("parked", TAG))] == [b"4-1"]
     wanted = {b"%d" % offset: 1 for offset in (1, 2, 3, 5, 6)}
     assert await read_values(outlet, tmp_path, topic_prefix, transactional) == wanted
+
+
+@pytest.mark.parametrize("why", ["larger than allowed", "refused by the broker"])
+async def test_an_entry_that_was_to_be_parked_when_the_worker_died_is_parked_by_the_next(
+    outlet: Outlet, tmp_path: Path, topic_prefix: str, transactional: Servers, why: str
+) -> None:
+    # given a worker that died when it was to park the entry in the middle
+    if why == "larger than allowed":
+        bounds = outlet.settings.outbox.model_copy(update={"max_entry_bytes": 100_000})
+        outlet.settings = outlet.settings.model_copy(update={"outbox": bounds})
+    writer = await outlet.open()
+    await writer.close()
+    for offset in (1, 2, 3, 4):
+        await outlet.put(writer, offset, value=b"too large" * 200_000 if offset == 2 else b"")
+    doomed = await outlet.open(Doomed)
+    with pytest.raises(Doomed.Died):
+        await outlet.wait_empty(doomed)
+    await doomed.close()
+
+    # when the next one goes on, then that entry is parked, and the others are there once
+    drain = await outlet.open()
+    await outlet.wait_empty(drain)
+    await drain.close()
+    assert [place for place, _ in await outlet.client.xrange(name_key("parked", TAG))] == [b"2-1"]
+    wanted = {b"%d" % offset: 1 for offset in (1, 3, 4)}
+    assert await read_values(outlet, tmp_path, topic_prefix, transactional) == wanted
+
+
+async def test_a_log_made_anew_does_not_wait_for_an_outbox_that_nobody_sends(redis_url: str, redis: Redis) -> None:
+    async with connect_redis(Settings(redis={"url": redis_url})) as client:
+        fence = await acquire_fence(client, TAG, 0)
+        await client.xadd(name_key("outbox", TAG), {"target": "examples"}, id="1-1")
+        source: Any = SimpleNamespace(name="events", redis=client, vitals=Vitals())
+        lane = Lane(source, TopicPartition("events", 0))
+        lane.task.cancel()
+        session: Any = SimpleNamespace(wait_for_room=fail)
+        async with asyncio.timeout(5):
+            with pytest.raises(KafkaTimeoutError):
+                await lane._begin_anew(session, fence, 0, another=True)
+
+
+async def fail() -> None:
+    raise KafkaTimeoutError("a transaction does not end")

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from stream.delivery.fence import acquire_fence, advance_fence, place_fence, read_fence
 from stream.embedded import Servers
+from stream.stages.batch import Position
 from stream.state.keys import name_key, tag_events
 from tests.integration.workers import KEY, PARTITIONS, PINNED, ROOT, Job
 from tests.unit.reference import Record, make_lineup
@@ -143,3 +146,16 @@ async def test_a_reset_says_what_it_can_not_do_and_changes_nothing(job: Job) -> 
         assert "Traceback" not in run.stderr
     after = [await job.redis.hget(name_key("fence", tag_events(number)), "next") for number in range(PARTITIONS)]
     assert after == before
+
+
+async def test_a_fence_moved_on_keeps_the_last_place_and_one_moved_back_gives_it_up(redis: Redis) -> None:
+    tag = tag_events(0)
+    for at, wanted in ((5, Position(4, 2)), (9, Position(4, 2)), (4, Position(-1, 0))):
+        await redis.flushall()
+        held = await acquire_fence(redis, tag, 0)
+        to = msgspec.structs.replace(held, next=5, emitted=Position(4, 2))
+        await advance_fence(redis, tag, held, to, [])
+        await place_fence(redis, tag, to, at, clear=False)
+        found = await read_fence(redis, tag)
+        assert found is not None
+        assert (found.next, found.emitted) == (at, wanted)

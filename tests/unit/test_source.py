@@ -15,7 +15,6 @@ from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.vitals import Vitals
 
-
 pytestmark = pytest.mark.timeout(30)
 
 
