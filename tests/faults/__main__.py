@@ -19,7 +19,7 @@ from tests.faults.mutants import MUTANTS
 from tests.faults.plan import draw_plan
 
 
-def run_all(broker: str, seeds: Iterable[int], mutant: str) -> int:
+def run_all(broker: str, seeds: Iterable[int], mutant: str, exactly_once: bool) -> int:
     """Run the seeds and print; the exit status. A mutant's run ends with the first seed that shows it."""
     total = {"differences": 0, "zombie_writes": 0, "lost": 0, "extra_triggers": 0, "kills": 0}
     failed: list[int] = []
@@ -32,7 +32,8 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str) -> int:
         try:
             for last in seeds:
                 at = time.monotonic()
-                schedule, verdict = asyncio.run(ground.run(draw_plan(last, broker), mutant))
+                plan = draw_plan(last, broker, exactly_once=exactly_once)
+                schedule, verdict = asyncio.run(ground.run(plan, mutant))
                 kills, count, copies = schedule.count_kills(), count + 1, copies + verdict.copies
                 found = (len(verdict.differences), verdict.zombies, verdict.lost, verdict.extra, kills)
                 total = {name: total[name] + number for name, number in zip(total, found, strict=True)}
@@ -64,12 +65,15 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--broker", choices=("embedded", "kafka"), default="embedded")
     parser.add_argument("--mutant", choices=tuple(MUTANTS), default="none")
+    parser.add_argument("--exactly-once", action="store_true", help="in transactions, and a copy is a difference")
     parser.add_argument("--plan", action="store_true", help="print the plans and do nothing")
     chosen = parser.parse_args()
+    if chosen.exactly_once and chosen.broker != "kafka":
+        parser.error("--exactly-once needs --broker kafka: the embedded broker has no transactions")
     # A broker that was killed is meant to be away; the client says so many times a second.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     seeds = [chosen.seed] if chosen.seed is not None else range(chosen.first, chosen.first + chosen.seeds)
     if chosen.plan:
-        print(*(draw_plan(seed, chosen.broker) for seed in seeds), sep="\n")
+        print(*(draw_plan(seed, chosen.broker, exactly_once=chosen.exactly_once) for seed in seeds), sep="\n")
         sys.exit(0)
-    sys.exit(run_all(chosen.broker, seeds, chosen.mutant))
+    sys.exit(run_all(chosen.broker, seeds, chosen.mutant, chosen.exactly_once))

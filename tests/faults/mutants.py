@@ -15,6 +15,7 @@ from stream.agents import score
 from stream.delivery import attempts, commit, outbox
 from stream.delivery.lane import Lane
 from stream.delivery.outbox import Drain
+from stream.stages.batch import NOWHERE
 from stream.state.keys import name_key
 from stream.state.people import People
 
@@ -98,6 +99,11 @@ def learn_every_copy(_: Rewrite) -> None:
     LearnerSet.learn = learn_again  # type: ignore[method-assign]
 
 
+def send_whatever_was_reached(_: Rewrite) -> None:
+    """What transactions sent before is not asked for."""
+    outbox._place = lambda reached, generation: NOWHERE
+
+
 MUTANTS: Final[dict[str, Callable[[Rewrite], None]]] = {
     "none": change_nothing,
     "owner": check_no_owner,
@@ -107,4 +113,5 @@ MUTANTS: Final[dict[str, Callable[[Rewrite], None]]] = {
     "seek": seek_by_the_committed_offset,
     "ttl": let_the_fence_expire,
     "learner": learn_every_copy,
+    "reached": send_whatever_was_reached,
 }

@@ -16,9 +16,11 @@ from tests.unit.reference import Record
 from tests.unit.test_batch_invariance import ask, compose_log
 
 Kind = Literal["kill", "point", "assigning", "zombie", "duel", "rebalance", "leave", "rollback", "redis", "broker"]
-Point = Literal["read", "decided", "committing", "committed", "sending", "sent"]
+Point = Literal["read", "decided", "committing", "committed", "sending", "written", "sent"]
 
 POINTS: Final[tuple[Point, ...]] = ("read", "decided", "committing", "committed", "sending", "sent")
+IN_TRANSACTIONS: Final[tuple[Point, ...]] = (*POINTS, "written")
+"""Under exactly once there is a moment more: all of a transaction is written, and it is not committed."""
 PEOPLE: Final = 24_000
 """A long tail: with few people the next batch writes everybody again, and a lost write does not show."""
 SECTION: Final = 900
@@ -82,9 +84,12 @@ class Plan:
     rate: int
     closings: int
     faults: tuple[Fault, ...]
+    exactly_once: bool = False
+    """Whether entries go in transactions, so that a copy of one is a mistake."""
 
     def __str__(self) -> str:
         options = f"{self.workers} workers, batches of {self.batch}, {self.cache} cached, outbox {self.outbox}"
+        options += ", exactly once" if self.exactly_once else ""
         return f"seed {self.seed}: {options}, {self.rate}/s: " + " ".join(map(str, self.faults))
 
     @property
@@ -93,8 +98,9 @@ class Plan:
         return SECTION * (len(self.faults) + 1)
 
 
-def draw_plan(seed: int, broker: str = "embedded") -> Plan:
+def draw_plan(seed: int, broker: str = "embedded", *, exactly_once: bool = False) -> Plan:
     """The plan of `seed`; only on Apache Kafka (`kafka`) does it hold a kill of the broker, at most one."""
+    points = IN_TRANSACTIONS if exactly_once else POINTS
     chance = random.Random(f"plan {seed}")
     workers = chance.choice((1, 2, 2, 3))
     options = {
@@ -121,14 +127,14 @@ def draw_plan(seed: int, broker: str = "embedded") -> Plan:
                 kind,
                 worker=chance.randrange(workers),
                 share=round(chance.uniform(0.2, 0.7), 2),
-                point=chance.choice(POINTS),
+                point=chance.choice(points),
                 count=chance.randint(1, 3),
                 settled=chance.random() < 0.75,
             )
         )
         spent += COSTS[kind]
     chance.shuffle(faults)
-    return Plan(seed, workers, faults=tuple(faults), **options)
+    return Plan(seed, workers, faults=tuple(faults), exactly_once=exactly_once, **options)
 
 
 def compose(plan: Plan) -> list[Record]:

@@ -75,6 +75,7 @@ class Schedule:
             batch={"closings_per_event": plan.closings, "max_records": plan.batch, "cached_people": plan.cache},
             outbox={"max_entries": plan.outbox},
             models={"snapshot_interval": 200},
+            output_guarantee="exactly_once" if plan.exactly_once else "at_least_once",
         )
         prefix = f"faults-{plan.seed}-{uuid.uuid4().hex[:6]}."
         self.job = Job(Servers(bootstrap, url, None), self.redis, prefix, folder, options)
@@ -346,6 +347,8 @@ class Schedule:
         with suppress(Stuck):
             await self.until(lambda: self._learned(last), "last snapshot")
         verdict = await verify(self.redis, references, output, KEY.encode())
+        if self.plan.exactly_once:
+            verdict.expect("entries sent more than once", verdict.copies, 0)
         await ask_oracle(verdict, self.redis, self.job.settings, records, output)
         return verdict
 

@@ -75,6 +75,23 @@ async def test_a_broker_killed_and_restarted_with_its_log_ends_as_undisturbed(gr
     await check(ground, plan(Fault("broker", 0, 0.4), workers=1))
 
 
+async def test_a_worker_killed_around_a_transaction_and_a_redis_gone_back_leave_each_entry_once(ground: Ground) -> None:
+    """Would have caught: a place read before the owner before is cut off, an entry decided anew and sent again."""
+    if ground.kafka is None:
+        pytest.skip("the embedded broker has no transactions")
+    faults = (Fault("point", 0, 0.4, "written", 2), Fault("rollback", 0, 0.6), Fault("point", 0, 0.4, "sent"))
+    _, verdict = await ground.run(plan(*faults, workers=1, exactly_once=True))
+    assert verdict == Verdict(), verdict.say()
+
+
+async def test_a_worker_that_does_not_ask_what_transactions_reached_is_found_out(ground: Ground) -> None:
+    if ground.kafka is None:
+        pytest.skip("the embedded broker has no transactions")
+    _, verdict = await ground.run(plan(Fault("rollback", 0, 0.6), workers=1, exactly_once=True), "reached")
+    assert verdict.copies > 0
+    assert len(verdict.differences) == 1, verdict.say()
+
+
 @pytest.mark.parametrize(
     ("mutant", "workers", "fault", "what"),
     [

@@ -146,6 +146,7 @@ def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> N
         dict(record.headers)[SOURCE_HEADER]: (record.value or b"", tuple(record.headers))
         for record in output["dead_letters"]
     }
+    verdict.copies += len(output["dead_letters"]) - len(found_letters)
     verdict.lost += len(letters.keys() - found_letters.keys())
     verdict.expect_fields("dead letter", found_letters, letters)
 

@@ -21,13 +21,14 @@ from typing import Any, Final
 from stream import process
 from stream.agents import score
 from stream.agents.score import ScoreSession
-from stream.delivery import commit, lane, outbox
+from stream.delivery import commit, lane, outbox, transactions
 from stream.delivery.outbox import Drain
 from stream.settings import load_settings
 from stream.state.scripts import Script
 from tests.faults.mutants import MUTANTS
 
 ARMED: Final = Path(os.environ.get("FAULTS_ARMED", "armed.json"))
+NO_PARTITION: Final = -1
 TAG: Final = re.compile(r".*\{p(\d+)\}$")
 AUDIT: Final = """
 local now = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
@@ -42,6 +43,7 @@ commit_batch = commit.commit_batch
 trim = outbox._trim
 handle = ScoreSession.handle
 deliver = Drain._deliver
+write = transactions.write
 
 
 def is_armed(point: str, partition: int) -> Any:
@@ -103,6 +105,13 @@ async def deliver_a_chunk(self: Drain, chunk: Any) -> None:
     await deliver(self, chunk)
 
 
+async def write_a_transaction(*arguments: Any) -> Any:
+    result = await write(*arguments)
+    # Whose partition it is, the writer does not know.
+    reach("written", NO_PARTITION)
+    return result
+
+
 def rewrite(script: Script, old: str, new: str) -> None:
     """Put `new` in the place of `old`, which must be there."""
     assert old in script.source, f"the script has no {old!r}"
@@ -123,5 +132,6 @@ if __name__ == "__main__":
     outbox._trim = trim_the_outbox  # type: ignore[assignment]
     ScoreSession.handle = handle_a_batch  # type: ignore[method-assign]
     Drain._deliver = deliver_a_chunk  # type: ignore[method-assign]
+    transactions.write = write_a_transaction  # type: ignore[assignment]
     MUTANTS[sys.argv[1]](rewrite)
     process.run_worker(load_settings())
