@@ -13,9 +13,8 @@ from stream.metrics import Metrics, ModelReport
 TYPES = {
     "counter": {
         "events", "late", "dead_letters", "unknown_fields", "consents", "consent_denials", "rebalances",
-        "catalogue_records",
-        "fence_rejections", "outbox_sent", "outbox_parked", "stale_triggers", "sentiment_source", "sentiment_label",
-        "examples", "relearns", "triggers", "suppressed",
+        "fence_rejections", "outbox_sent", "outbox_known", "outbox_parked", "stale_triggers", "sentiment_source",
+        "sentiment_label", "catalogue_records", "examples", "relearns", "triggers", "suppressed",
     },
     "gauge": {
         "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "model_log_loss",
