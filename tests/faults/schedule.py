@@ -289,7 +289,7 @@ class Schedule:
 
     async def copy(self) -> Any:
         """All that Redis holds now."""
-        return await self.redis.eval(COPY, 0)
+        return await self.ask(lambda: self.redis.eval(COPY, 0))  # type: ignore[arg-type,return-value]
 
     async def restore(self, copy: Any) -> None:
         """Have Redis hold that again, at once and under live connections, as a replica does that lagged."""
