@@ -32,6 +32,15 @@ _json = msgspec.json.Encoder()
 TINY: Final = 1e-290
 _COUNTS: Final[dict[Role, str]] = {role: f"events_{role}" for role in ROLES}
 
+COMMUTING: Final = (*_COUNTS.values(), "sentiment", "sentiment_n", "revenue", "version", "first_seen", "last_seen")
+"""Fields that are the same, to within 1e-9, in whatever order a person's events come, late ones among them.
+
+Counts and sums decay by one factor for all times, so an event adds the same wherever it stands, and the mean of the
+sentiment is of two such sums; `revenue` and `version` do not decay; `first_seen` and `last_seen` are extremes. The
+others depend on order: `last_event`, `best_hour` and the lists break ties by what came first and are not changed by
+late events, an order is told from the one before it by its session, and probabilities are as of one event.
+"""
+
 
 class Person(Profile, kw_only=True, gc=False):
     """A working copy of one person's profile and private state."""
@@ -86,8 +95,8 @@ def has_bought(bought: bytes, item_id: str) -> bool:
 def advance(person: Person, event: Event, role: Role, sentiment: float | None, late: bool) -> None:
     """Make `event` part of `person`, in place.
 
-    A late event changes only what commutes: the decayed counts and sums, `revenue`, `version`, `first_seen`,
-    `last_seen` and the sentiment. `sentiment` is the score of the event's text, -1 to 1, None without text.
+    A late event changes only what commutes (`COMMUTING`). `sentiment` is the score of the event's text, -1 to 1, None
+    without text.
     """
     ts = event.ts
     weight = _decay_to(person, ts)

@@ -72,7 +72,9 @@ class Decoder:
             if isinstance(decoded, PrivacyRequest):
                 return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
             event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)
-            if not self.by_event and event.ts - record.timestamp > self.tolerance:
+            # Under either clock, or one broken timestamp would make all that comes after it late; a record without a
+            # time of its own (-1) can't tell.
+            if event.ts - record.timestamp > self.tolerance and (record.timestamp >= 0 or not self.by_event):
                 check_future(event.ts, record.timestamp, self.tolerance)
             origin = find_origin(record.headers) if record.headers else ""
         except Rejected as rejection:

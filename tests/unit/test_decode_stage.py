@@ -20,6 +20,7 @@ from tests.unit.factories import NOON, event
 from tests.unit.reference import Record, write_records
 
 MINUTE = 60_000
+YEAR = 365 * 24 * 60 * MINUTE
 
 
 def decode(
@@ -91,11 +92,11 @@ def test_an_event_is_late_behind_the_watermark_before_it() -> None:
     assert not decode([Record(0, NOON, event().at(NOON).as_json())], lateness=0).items[0].late
 
 
-def test_under_event_time_the_records_time_says_nothing() -> None:
+def test_under_event_time_records_move_no_clock() -> None:
     records = [
-        Record(0, 7, event().at(NOON).as_json()),
+        Record(0, -1, event().at(NOON).as_json()),
         Record(1, NOON * 2, event().at(NOON - MINUTE).as_json()),
-        Record(2, 8, event().at(NOON + 20 * MINUTE).as_json()),
+        Record(2, NOON + 20 * MINUTE, event().at(NOON + 20 * MINUTE).as_json()),
         Record(3, NOON * 2, b"broken"),
     ]
     batch = decode(records, clock="event")
@@ -104,13 +105,19 @@ def test_under_event_time_the_records_time_says_nothing() -> None:
     assert batch.clock == Clock(NOON + 20 * MINUTE, NOON + 15 * MINUTE)
 
 
-def test_a_future_event_is_refused_and_moves_nothing() -> None:
+@pytest.mark.parametrize("clock", ["log", "event"])
+def test_a_future_event_is_refused_and_makes_nobody_late(clock: str) -> None:
     tolerance = 5 * MINUTE
-    for ahead, refused in ((tolerance, False), (tolerance + 1, True)):
-        batch = decode([Record(0, NOON, event().at(NOON + ahead).as_json())])
+    for ahead, refused in ((tolerance, False), (tolerance + 1, True), (100 * YEAR, True)):
+        records = [Record(0, NOON, event().at(NOON + ahead).as_json()), Record(1, NOON, event().at(NOON).as_json())]
+        batch = decode(records, clock=clock)
         assert [rejection.reason for _, rejection in batch.rejected] == ["future_timestamp"] * refused
-        assert batch.clock.watermark == (0 if refused else NOON - 5 * MINUTE)
-    assert not decode([Record(0, 0, event().as_json())], clock="event").rejected
+        assert batch.clock.watermark == (NOON if not refused and clock == "event" else NOON - 5 * MINUTE)
+        assert not batch.items[-1].late
+
+
+def test_under_event_time_a_record_without_a_time_refuses_nothing() -> None:
+    assert not decode([Record(0, -1, event().as_json())], clock="event").rejected
 
 
 def test_a_record_on_another_partition_is_misrouted() -> None:
