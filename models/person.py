@@ -20,6 +20,8 @@ from schemas.profile import HALF_LIFE, Profile
 HOURS: Final = 24
 BOUGHT_WIDTH: Final = 3
 BOUGHT_ITEMS: Final = 64
+SESSION_WIDTH: Final = 6
+SESSIONS: Final = 4
 CATEGORIES: Final = 8
 ITEMS: Final = 8
 ITEMS_BYTES: Final = 64
@@ -38,7 +40,8 @@ COMMUTING: Final = (*_COUNTS.values(), "sentiment", "sentiment_n", "revenue", "v
 Counts and sums decay by one factor for all times, so an event adds the same wherever it stands, and the mean of the
 sentiment is of two such sums; `revenue` and `version` do not decay; `first_seen` and `last_seen` are extremes. The
 others depend on order: `last_event`, `best_hour` and the lists break ties by what came first and are not changed by
-late events, an order is told from the one before it by its session, and probabilities are as of one event.
+late events, a late conversion is no order (within the lateness, orders of up to four sessions at once are counted
+right), and probabilities are as of one event.
 """
 
 
@@ -55,8 +58,8 @@ class Person(Profile, kw_only=True, gc=False):
     """The last eight events, the newest first: 48 bits of the id's hash and 16 bits of the minute."""
     last_conversion: int = 0
     """Time of the latest conversion, epoch milliseconds; 0 if none."""
-    session: int = 0
-    """48-bit hash of the session of the latest conversion; 0 if it had none."""
+    sessions: bytes = b""
+    """Six-byte hashes of the last four sessions with a conversion, the newest first: events of two come mixed."""
     fired: dict[int, int] = msgspec.field(default_factory=dict)
     """Rule (CRC-32 of its name) -> time it last fired for this person, epoch milliseconds."""
 
@@ -85,10 +88,14 @@ def has_bought(bought: bytes, item_id: str) -> bool:
     >>> has_bought(hash_item("a") + hash_item("b"), "b"), has_bought(hash_item("a"), "b")
     (True, False)
     """
-    wanted = hash_item(item_id)
-    at = bought.find(wanted)
-    while at >= 0 and at % BOUGHT_WIDTH:
-        at = bought.find(wanted, at + 1)
+    return _holds(bought, hash_item(item_id))
+
+
+def _holds(marks: bytes, wanted: bytes) -> bool:
+    """Whether `wanted` is among marks of its width."""
+    at = marks.find(wanted)
+    while at >= 0 and at % len(wanted):
+        at = marks.find(wanted, at + 1)
     return at >= 0
 
 
@@ -151,13 +158,18 @@ def _convert(person: Person, event: Event, late: bool) -> None:
     person.revenue += (event.price or 0.0) * (1.0 if event.quantity is None else event.quantity)
     if late:
         return
-    session = hash_session(event.session_id)
-    if not session or session != person.session:
-        person.orders += 1
-        person.session = session
+    _count_order(person, hash_session(event.session_id))
     person.last_conversion = max(person.last_conversion, event.ts)
     if event.item_id is not None and not has_bought(person.bought, event.item_id):
         person.bought = (hash_item(event.item_id) + person.bought)[: BOUGHT_WIDTH * BOUGHT_ITEMS]
+
+
+def _count_order(person: Person, session: int) -> None:
+    mark = session.to_bytes(SESSION_WIDTH, "little") if session else b""
+    if mark and _holds(person.sessions, mark):
+        return
+    person.orders += 1
+    person.sessions = (mark + person.sessions)[: SESSION_WIDTH * SESSIONS]
 
 
 def _count_hour(person: Person, hour: int) -> None:

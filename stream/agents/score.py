@@ -32,9 +32,9 @@ from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import Batch, IdleRecord, Item, Position, Record
 from stream.stages.pipeline import Stages
+from stream.state.forms import UnknownState
 from stream.state.keys import tag_events
 from stream.state.people import People
-from stream.state.profiles import UnknownState
 from stream.vitals import Vitals
 
 log = logging.getLogger(__name__)

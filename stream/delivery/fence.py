@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from stream.delivery.errors import Refused
 from stream.stages.batch import Clock, Position, Record
 from stream.state.client import call
+from stream.state.forms import WRITTEN
 from stream.state.keys import Tag, name_key
 from stream.state.scripts import Argument, Script
 
@@ -49,7 +50,8 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     `clock` and `watermark` are epoch milliseconds; `last_hash` is of the record at `next - 1`; `emitted` is the
     position of the last outbox entry; `generation` counts how often another log was found under the fence, in which
     offsets begin again. `clearing` says that what an older fence left behind is still being deleted. `reached` is there
-    where transactions were sent; the broker may know of a later one.
+    where transactions were sent; the broker may know of a later one. `form` is the highest in which an owner of the
+    partition wrote state.
     """
 
     owner: str
@@ -62,6 +64,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     clearing: bool = False
     reached: Reached | None = None
+    form: int = 1
 
     def clocks(self) -> Clock:
         """The clocks to begin the next batch with."""
@@ -86,6 +89,7 @@ def parse_fence(flat: Sequence[bytes]) -> Fence | None:
         generation=int(fields.get("generation", "0")),
         clearing="clearing" in fields,
         reached=_parse_reached(fields["reached"]) if "reached" in fields else None,
+        form=int(fields.get("form", "1")),
     )
 
 
@@ -133,7 +137,7 @@ async def acquire_fence(
     `open_fence`; until then the mark passes from owner to owner.
     """
     keys = [name_key("fence", tag), name_key("generation", tag)]
-    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear), last_hash]))
+    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear), last_hash, WRITTEN]))
     assert fence is not None
     return fence
 

@@ -33,8 +33,8 @@ from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, ope
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
 from stream.state.client import call
+from stream.state.forms import UnknownState, check_form
 from stream.state.keys import name_key, tag_source
-from stream.state.profiles import UnknownState
 from stream.vitals import Cause
 
 if TYPE_CHECKING:
@@ -148,11 +148,15 @@ class Lane:
         clear = self.source.clear
         self.source.check_partitions()
         fence = await read_fence(self.source.redis, self.tag)
+        if fence is not None:
+            # Before anything is touched: whoever can read it may be at work there.
+            check_form(fence.form)
         start = await self._find_start()
         begin = start if fence else await self.source.choose_beginning(self.partition, start)
         await self._check_membership(fence.next if fence else begin)
         last_hash: Literal["", "-"] = "" if begin == start else CHOSEN
         acquired = await acquire_fence(self.source.redis, self.tag, begin, clear=clear is not None, last_hash=last_hash)
+        check_form(acquired.form)
         await self._check_membership(acquired.next)
         if acquired.clearing and clear is not None:
             # Only under the token, or a worker that stalls here could delete what the next owner has made.

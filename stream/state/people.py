@@ -18,8 +18,9 @@ from models.outcomes.windows import Window
 from stream.stages.batch import Batch, Dossier
 from stream.state.client import call
 from stream.state.consents import decode_consent
+from stream.state.forms import UnknownState
 from stream.state.keys import Tag, name_key
-from stream.state.profiles import UnknownState, decode_person, take_image
+from stream.state.profiles import decode_stored
 from stream.state.scripts import Argument, Script
 
 _fetch: Final = Script("stream.state", "fetch.lua")
@@ -113,8 +114,8 @@ class People:
 
 def _read_dossier(profile: Sequence[bytes], pending: Sequence[bytes], consent: Sequence[bytes]) -> Dossier:
     dossier = Dossier()
-    if (person := decode_person(profile)) is not None:
-        dossier.person, dossier.stored = person, take_image(person)
+    if (found := decode_stored(profile)) is not None:
+        dossier.person, dossier.stored = found
     if pending:
         dossier.windows = {
             name.decode(): _window.decode(packed) for name, packed in zip(pending[::2], pending[1::2], strict=True)

@@ -1,36 +1,26 @@
 """How a person is kept: readable fields of a Redis hash, and the private state in chunks `_0`, `_1`, ...
 
 Numbers are written in the shortest form that reads back to the same bits; empty fields are left out; nothing that a
-readable field says is repeated in the state. The state begins with the codec's version: another one is refused.
+readable field says is repeated in the state, whose forms stand in `stream.state.forms`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import astuple
 
-from models.person import CATEGORIES, HOURS, Person
+from models.person import Person
 from schemas.profile import Profile
 from stream.stages.batch import Image
+from stream.state.forms import pack, unpack
 
-VERSION: Final = 1
 CHUNK: Final = 64
-_HEADER: Final = struct.Struct(f"<B{HOURS}sqQBBBB")
-_FIRED: Final = struct.Struct("<Iq")
-_WEIGHTS: Final = [struct.Struct(f"<{count}d") for count in range(CATEGORIES + 1)]
-_SEEN_WIDTH: Final = 8
-_BOUGHT_WIDTH: Final = 3
 
 _json = msgspec.json.Encoder()
 _names = msgspec.json.Decoder(tuple[str, ...])
-
-
-class UnknownState(Exception):
-    """The private state was written by another version of nudge; the partition stops rather than guess."""
 
 
 _INTS: Final = ("first_seen", "last_seen", "conversion_version", "orders", "best_hour", "version")
@@ -66,7 +56,7 @@ _NAMES: Final = [f"_{number}".encode() for number in range(256)]
 
 def take_image(person: Person) -> Image:
     """What is stored of the person as it is now; nothing that happens to the person later shows in it."""
-    return Image(astuple(person), _pack(person))
+    return Image(astuple(person), pack(person))
 
 
 def read_last_seen(image: Image) -> int:
@@ -106,6 +96,12 @@ def encode_changes(image: Image, before: Image) -> list[bytes | str] | None:
 
 def decode_person(flat: Sequence[bytes]) -> Person | None:
     """Read what `encode_image` gave, field order aside; None for no fields. Raises `UnknownState`."""
+    found = decode_stored(flat)
+    return None if found is None else found[0]
+
+
+def decode_stored(flat: Sequence[bytes]) -> tuple[Person, Image] | None:
+    """A person, and the image of how Redis holds it, which may be an older form than would be written now."""
     if not flat:
         return None
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -114,8 +110,9 @@ def decode_person(flat: Sequence[bytes]) -> Person | None:
         text = name.decode()
         if text in _READERS:
             setattr(person, text, _READERS[text](value))
-    _unpack(person, b"".join(_chunks(fields)))
-    return person
+    state = b"".join(_chunks(fields))
+    unpack(person, state)
+    return person, Image(astuple(person), state)
 
 
 def read_profile(flat: Sequence[bytes]) -> Profile | None:
@@ -143,32 +140,3 @@ def _chunks(fields: dict[bytes, bytes]) -> Iterator[bytes]:
         if name not in fields:
             return
         yield fields[name]
-
-
-def _pack(person: Person) -> bytes:
-    seen, bought, weights, fired = person.seen, person.bought, person.weights, person.fired
-    head = _HEADER.pack(
-        VERSION,
-        person.hours,
-        person.last_conversion,
-        person.session,
-        len(seen) // _SEEN_WIDTH,
-        len(bought) // _BOUGHT_WIDTH,
-        len(weights),
-        len(fired),
-    )
-    tail = b"".join([_FIRED.pack(*pair) for pair in fired.items()]) if fired else b""
-    return b"".join((head, seen, bought, _WEIGHTS[len(weights)].pack(*weights), tail))
-
-
-def _unpack(person: Person, state: bytes) -> None:
-    if state[:1] != bytes([VERSION]):
-        raise UnknownState(f"state has codec version {state[0] if state else None}; this nudge reads {VERSION}")
-    _, person.hours, person.last_conversion, person.session, *counts = _HEADER.unpack_from(state)
-    seen, bought, weights, fired = counts
-    at = _HEADER.size
-    person.seen = state[at : (at := at + seen * _SEEN_WIDTH)]
-    person.bought = state[at : (at := at + bought * _BOUGHT_WIDTH)]
-    person.weights = struct.unpack_from(f"<{weights}d", state, at)
-    at += weights * 8
-    person.fired = dict(_FIRED.iter_unpack(state[at : at + fired * _FIRED.size]))

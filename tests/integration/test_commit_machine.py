@@ -40,6 +40,7 @@ from stream.delivery.fence import Fence, acquire_fence, advance_fence, read_fenc
 from stream.settings import Settings
 from stream.stages.batch import Batch, Clock, Dossier, Entry, IdleRecord, Item, Position, Target
 from stream.state.client import connect_redis
+from stream.state.forms import WRITTEN
 from stream.state.keys import name_key, tag_events
 from stream.state.partition import clear_partition
 from stream.state.people import People
@@ -193,12 +194,14 @@ class CommitMachine(RuleBasedStateMachine):
         model = self.model
         if model.fence is None:
             model.fence = {"next": start, "clock": 0, "watermark": 0, "last_hash": "", "emitted": "-1-0", "epoch": 0}
-            model.fence["generation"] = model.generation
+            model.fence |= {"generation": model.generation, "form": WRITTEN}
         assert fence.owner not in self.tokens
         self.tokens.add(fence.owner)
         model.fence |= {"owner": fence.owner, "epoch": model.fence["epoch"] + 1}
         wanted = {name: getattr(fence, name) for name in ("owner", "epoch", "next", "clock", "watermark", "last_hash")}
-        assert wanted | {"emitted": str(fence.emitted), "generation": fence.generation} == model.fence
+        assert (
+            wanted | {"emitted": str(fence.emitted), "generation": fence.generation, "form": fence.form} == model.fence
+        )
         assert not fence.clearing
         self.owners[who].held = fence
 

@@ -25,9 +25,9 @@ from stream.settings import BadSettings, Settings
 from stream.stages.batch import Entry, Position
 from stream.stages.pipeline import Stages
 from stream.state.client import connect_redis
+from stream.state.forms import UnknownState
 from stream.state.keys import name_key, tag_events
 from stream.state.partition import check_eviction
-from stream.state.profiles import UnknownState
 from stream.vitals import Vitals
 from tests.unit.factories import NOON, event
 from tests.unit.reference import Inline, Record, open_to_all
@@ -134,7 +134,9 @@ async def test_a_deadline_whose_window_is_gone_stops_no_partition(client: Redis,
 
     # when the watermark passes both
     day = 86_400_000
-    later = [Record(n, NOON, event("bob").of_type("page_view").at(NOON + day + n).as_json()) for n in range(1, 4)]
+    later = [
+        Record(n, NOON + day + n, event("bob").of_type("page_view").at(NOON + day + n).as_json()) for n in range(1, 4)
+    ]
     await session.handle(later)
 
     # then events count, the other window has closed with its trigger, and the orphan is gone

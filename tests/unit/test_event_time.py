@@ -120,6 +120,8 @@ def test_fields_that_commute_do_not_depend_on_order_and_copies(
     assert found.counts["duplicates"] == len(log) - len(events)
     if delay <= LATENESS:
         assert found.counts["late"] == 0
+        for user, dossier in wanted.people.items():
+            assert getattr(found.people[user].person, "orders", None) == getattr(dossier.person, "orders", None)
 
 
 def test_what_is_shuffled_further_than_the_lateness_is_late_and_counts() -> None:

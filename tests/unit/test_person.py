@@ -227,8 +227,19 @@ def test_conversions_of_one_session_are_one_order() -> None:
     for session in ("s1", "s1", "s2", None, None, "s2"):
         fields = {"session_id": session} if session else {}
         visit(person, event(price=2.5, quantity=2, **fields).of_type("purchase").build(), "conversion")
-    assert person.orders == 5
+    assert person.orders == 4
     assert person.revenue == 30.0
+
+
+def test_orders_of_sessions_that_come_mixed_are_told_apart() -> None:
+    person = Person()
+    for session in ("s1", "s2", "s3", "s4") * 3:
+        visit(person, event(session_id=session).of_type("purchase").build(), "conversion")
+    assert person.orders == 4
+    # A fifth takes the place of the first.
+    for session in ("s5", "s2", "s1"):
+        visit(person, event(session_id=session).of_type("purchase").build(), "conversion")
+    assert person.orders == 6
 
 
 def test_goods_sent_back_lower_the_revenue() -> None:
@@ -262,7 +273,7 @@ def test_a_late_event_changes_only_what_commutes(arrivals: list[Any], straggler:
 
     # `weights` are brought to `last_seen` like every decayed field; nothing is added to them.
     same = ("last_event", "orders", "top_categories", "last_items", "best_hour", "hours", "bought", "seen", "fired")
-    for name in (*same, "last_conversion", "session", "conversion_probability"):
+    for name in (*same, "last_conversion", "sessions", "conversion_probability"):
         assert getattr(person, name) == getattr(before, name), name
     assert sum(person.weights) <= sum(before.weights)
 

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from models.person import Person, advance
 from schemas.profile import Profile
-from stream.state.profiles import UnknownState, decode_person, encode_changes, encode_image, read_profile, take_image
+from stream.state.forms import UnknownState
+from stream.state.profiles import (
+    decode_person,
+    decode_stored,
+    encode_changes,
+    encode_image,
+    read_profile,
+    take_image,
+)
 from tests.unit.factories import NOON, event
+from tests.unit.former import pack_1
 from tests.unit.test_person import Arrival, any_arrival, live
 
 PRIVATE = set(Person.__struct_fields__) - set(Profile.__struct_fields__)
@@ -64,7 +73,7 @@ def any_person(draw: st.DrawFn) -> Person:
         "bought": draw(st.binary(max_size=3 * 64).map(lambda found: found[: len(found) // 3 * 3])),
         "seen": draw(st.binary(max_size=8 * 8).map(lambda found: found[: len(found) // 8 * 8])),
         "last_conversion": draw(ints),
-        "session": draw(st.integers(0, 2**48 - 1)),
+        "sessions": draw(st.binary(max_size=6 * 4).map(lambda found: found[: len(found) // 6 * 6])),
         "fired": draw(st.dictionaries(st.integers(0, 2**32 - 1), ints, max_size=20)),
         "last_event": draw(texts),
         "segment": draw(texts),
@@ -175,9 +184,9 @@ def test_nothing_readable_is_stored_twice() -> None:
     person = typical()
     state = b"".join(value for name, value in as_hash(person).items() if name.startswith(b"_"))
 
-    # What only nudge needs, and a header: version, four counts.
-    parts = (person.hours, person.seen, person.bought, bytes(8 + 8), bytes(8 * len(person.weights)))
-    assert len(state) == 5 + sum(map(len, parts)) + 12 * len(person.fired)
+    # What only nudge needs, and a header: form, five counts.
+    parts = (person.hours, person.seen, person.bought, bytes(8), person.sessions, bytes(8 * len(person.weights)))
+    assert len(state) == 6 + sum(map(len, parts)) + 12 * len(person.fired)
 
     # When: every readable field changes
     before = state
@@ -236,12 +245,46 @@ def test_one_event_more_writes_little() -> None:
     assert len(changes) < len(encode_image(take_image(after)))
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
-def test_another_codec_version_is_refused(version: int) -> None:
+@pytest.mark.parametrize("form", [0, 3, 255])
+def test_a_form_without_a_reader_is_refused(form: int) -> None:
     fields = as_hash(typical())
-    fields[b"_0"] = bytes([version]) + fields[b"_0"][1:]
-    with pytest.raises(UnknownState, match=f"version {version};"):
+    fields[b"_0"] = bytes([form]) + fields[b"_0"][1:]
+    with pytest.raises(UnknownState, match=f"form {form},"):
         decode_person(flatten(fields))
+
+
+def as_form_1(person: Person) -> dict[bytes, bytes]:
+    fields = {name: value for name, value in as_hash(person).items() if not name.startswith(b"_")}
+    state = pack_1(person)
+    return fields | {b"_%d" % (at // 64): state[at : at + 64] for at in range(0, len(state), 64)}
+
+
+@given(any_person())
+def test_a_person_of_the_form_before_is_read_to_the_bit(person: Person) -> None:
+    # All zeros was no session.
+    person.sessions = b"" if person.sessions[:6] == bytes(6) else person.sessions[:6]
+    found = decode_person(flatten(as_form_1(person)))
+    assert found is not None
+    assert bits(found) == bits(person)
+
+
+@configured(max_examples=200, deadline=None)
+@given(st.lists(any_arrival, max_size=6), st.lists(any_arrival, min_size=1, max_size=3))
+def test_a_person_of_the_form_before_is_written_anew_when_seen_again(lived: list[Arrival], more: list[Arrival]) -> None:
+    """Would have caught: chunks of two forms in one state, written where only what changed was."""
+    before = as_form_1(live([(moment, role, None, late) for moment, role, _, late in lived]))
+    found = decode_stored(flatten(before))
+    assert found is not None
+    person, stored = found
+    for moment, role, _, late in more:
+        advance(person, moment, role, None, late)
+
+    changes = encode_changes(take_image(person), stored)
+
+    if changes is None:
+        return
+    flat = [part.encode() if isinstance(part, str) else part for part in changes]
+    assert before | dict(zip(flat[::2], flat[1::2], strict=True)) == as_hash(person)
 
 
 def test_a_profile_without_its_state_is_refused() -> None:

@@ -1,0 +1,19 @@
+"""State as it was written before: a writer for each form that is still read."""
+
+from __future__ import annotations
+
+import struct
+
+from models.person import BOUGHT_WIDTH, HOURS, SESSION_WIDTH, Person
+
+_HEADER_1 = struct.Struct(f"<B{HOURS}sqQBBBB")
+
+
+def pack_1(person: Person) -> bytes:
+    """Form 1, which knew one session with a conversion: the latest, as a number of eight bytes, 0 for none."""
+    session = int.from_bytes(person.sessions[:SESSION_WIDTH], "little")
+    counts = (len(person.seen) // 8, len(person.bought) // BOUGHT_WIDTH, len(person.weights), len(person.fired))
+    head = _HEADER_1.pack(1, person.hours, person.last_conversion, session, *counts)
+    weights = struct.pack(f"<{len(person.weights)}d", *person.weights)
+    fired = b"".join(struct.pack("<Iq", *pair) for pair in person.fired.items())
+    return b"".join((head, person.seen, person.bought, weights, fired))
