@@ -32,6 +32,7 @@ from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import Batch, IdleRecord, Item, Position, Record
 from stream.stages.pipeline import Stages
+from stream.state.client import read_clock
 from stream.state.forms import UnknownState
 from stream.state.keys import tag_events
 from stream.state.people import People
@@ -94,11 +95,13 @@ class ScoreSession:
         self.attempts = Attempts(scoring.redis, self.tag, scoring.process)
         self.breaker = Breaker(settings.breaker, scoring.redis, self.tag)
         self.quiet_since = time.monotonic()
+        self.wall = time.time
 
     async def open(self) -> int:
         """Take over what waits in the outbox, and see whether earlier owners ended at what comes next."""
         await self.attempts.read(self.fence.next)
         await self.breaker.read()
+        self.wall = self.drain.wall = await read_clock(self.scoring.redis)
         await self.drain.open()
         self.scoring.sessions[self.partition] = self
         return self.fence.next
@@ -190,12 +193,12 @@ class ScoreSession:
             log.warning("%s: an event passed, the partition goes on", self.tag)
 
     async def idle(self) -> None:
-        """Close what fell due in a partition without events, as of the wall clock; under event time, time stands."""
+        """Close what fell due in a partition without events, as of Redis' clock; under event time, time stands."""
         settings = self.scoring.settings
         quiet = (time.monotonic() - self.quiet_since) * 1000
         if settings.clock == "event" or quiet < settings.idle_after or self.fence.next == 0:
             return
-        while await self._close_due(int(time.time() * 1000)):
+        while await self._close_due(int(self.wall() * 1000)):
             pass
         self.quiet_since = time.monotonic()
 

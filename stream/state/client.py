@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -27,6 +29,16 @@ class PackingTLSConnection(PackingConnection, SSLConnection):
 async def call(redis: Redis, *command: bytes | str | int | float) -> Any:
     """Run one command; the reply is as Redis sends it, bytes and lists of bytes."""
     return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def read_clock(redis: Redis) -> Callable[[], float]:
+    """A wall clock (epoch seconds) that was set by Redis' and goes on by itself, so that all workers agree on one.
+
+    That of a worker may be hours off, and would send nothing because all seems stale, or close what is not due yet.
+    """
+    seconds, micros = await call(redis, "TIME")
+    ahead = int(seconds) + int(micros) / 1_000_000 - time.monotonic()
+    return lambda: time.monotonic() + ahead
 
 
 def connect_redis(settings: Settings) -> Redis:

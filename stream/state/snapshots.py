@@ -46,12 +46,13 @@ async def describe_publication(
 def choose_forgotten(known: Sequence[tuple[int, int]], keep: int) -> list[int]:
     """Versions to forget among `known`, (version, wall time in ms).
 
-    Kept are the newest `keep`, and of the day before the newest one the first of every hour.
+    Kept are the newest `keep`, and of the day before the newest one the first of every hour. The newest are those of
+    the highest numbers: who published them may have had a wrong clock.
 
     >>> choose_forgotten([(1, 0), (2, 10), (3, HOUR), (4, HOUR + 1), (5, HOUR + 2)], keep=1)
     [2, 4]
     """
-    ordered = sorted(known, key=lambda pair: (pair[1], pair[0]))
+    ordered = sorted(known)
     hours: set[int] = set()
     forgotten = []
     for version, at in ordered[: max(len(ordered) - keep, 0)]:

@@ -18,7 +18,7 @@ from stream.metrics import Metrics
 from stream.settings import ScoreRule, Settings
 from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events, tag_source
-from stream.state.snapshots import describe_publication
+from stream.state.snapshots import HOUR, choose_forgotten, describe_publication
 from tests.integration.workers import KEY, PARTITIONS, Job
 from tests.unit.factories import NOON
 from tests.unit.reference import Record, Reference
@@ -136,3 +136,10 @@ async def test_a_pinned_version_is_never_forgotten(redis: Redis, redis_url: str)
     async with connect_redis(Settings(redis={"url": redis_url})) as client:
         commands = await describe_publication(client, tag, [("conversion", 5, b"")], 10**12, keep=1, pinned=2)
     assert {command[2] for command in commands if command[0] == "ZREM"} == {3}
+
+
+def test_what_a_learner_whose_clock_is_behind_publishes_is_kept() -> None:
+    """Would have caught: versions kept by when they seem to have been published."""
+    known = [(version, 10**12) for version in range(1, 20)]
+    behind = [(version, 10**12 - 7 * HOUR) for version in (20, 21)]
+    assert not {20, 21} & {*choose_forgotten([*known, *behind], keep=16)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
@@ -118,6 +119,30 @@ async def test_all_that_is_due_in_a_quiet_partition_is_closed_at_once(client: Re
     counts = await counted(client)
     assert counts["triggers:abandoned-intent"] == 50
     assert session.fence.next == 50
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+async def test_a_worker_whose_clock_is_off_closes_and_sends_as_any_other(
+    client: Redis, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    now = int(time.time() * 1000)
+    monkeypatch.setattr(time, "time", lambda: now / 1000 + hours * 3_600)
+    session = await open_session(client, clock="log", idle_after=0)
+    await session.open()
+    # given a cart of 36 minutes ago, whose window of half an hour is over, and one of now
+    carts = [(0, "ann", now - 36 * 60_000), (1, "bob", now)]
+    await session.handle([Record(n, at, event(who).of_type("add_to_cart").at(at).as_json()) for n, who, at in carts])
+
+    # when the partition is quiet
+    await session.idle()
+    await session.close()
+
+    # then the one is closed, its trigger is sent, and the other waits
+    assert (await counted(client))["triggers:abandoned-intent"] == 1
+    assert await client.zcard(name_key("due", TAG)) > 0
+    producer = session.scoring.producer
+    assert isinstance(producer, Refuser)
+    assert [record.key for record in producer.sent if record.topic == "marketing.recommendations.v1"] == [b"ann"]
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known person", "nobody"])
