@@ -39,11 +39,15 @@ class ModelLoader:
 
     async def run(self) -> None:
         """Look for newer snapshots for ever."""
+        told = False
         while True:
             try:
                 await self.load()
+                told = False
             except (RedisError, OSError) as error:
-                log.warning("snapshots not read: %s", error)
+                # An outage is told once, not at each look.
+                log.log(logging.DEBUG if told else logging.WARNING, "snapshots not read: %s", error)
+                told = True
             await asyncio.sleep(self.settings.models.reload_interval / 1000)
 
     async def load(self) -> None:

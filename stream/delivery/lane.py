@@ -58,7 +58,10 @@ class Lane:
         self.position: int | None = None
         self.busy = asyncio.Lock()
         self.checked = time.monotonic()
+        self.held: Cause | None = None
+        """Why the last session ended, until the next one is open."""
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
+        self.task.add_done_callback(lambda _: self._hold(None))
         self._stopping: asyncio.Task[None] | None = None
         self._over = False
 
@@ -94,6 +97,19 @@ class Lane:
         finally:
             self.source.vitals.resume(cause, self.partition)
 
+    def _hold(self, cause: Cause | None) -> None:
+        """Name what holds this partition until something else is named, or nothing."""
+        if self.held not in (None, cause):
+            self.source.vitals.resume(self.held, self.partition)
+        if cause is not None:
+            self.source.vitals.pause(cause, self.partition)
+        self.held = cause
+
+    def _say(self, cause: Cause, text: str) -> None:
+        """Log why the session ended: an outage once, and not at each of the tries that it lasts for."""
+        level = logging.DEBUG if cause == self.held else logging.WARNING
+        log.log(level, "%s %d: %s", self.source.name, self.partition.partition, text)
+
     async def _run(self) -> None:
         while not self._over:
             cause: Cause = "assignment"
@@ -118,15 +134,16 @@ class Lane:
                 log.error("%s %d: %s", self.source.name, self.partition.partition, error)
             except (RedisError, OSError) as error:
                 cause, wait = "redis", random.uniform(0.05, 0.3)
-                log.warning("%s %d: Redis: %s", self.source.name, self.partition.partition, error)
+                self._say(cause, f"Redis: {error}")
             except KafkaError as error:
                 cause, wait = "broker", random.uniform(0.2, 0.6)
-                log.warning("%s %d: broker: %r", self.source.name, self.partition.partition, error)
+                self._say(cause, f"broker: {error!r}")
             except Exception:
                 cause, wait = "breaker", 1.0
                 log.exception("%s %d: unexpected failure, trying again", self.source.name, self.partition.partition)
-            with self._pause(cause):
-                await asyncio.sleep(wait)
+            # What ended the session is taken as mended only when the next one is open.
+            self._hold(cause)
+            await asyncio.sleep(wait)
 
     async def _work(self) -> None:
         began = time.monotonic()
@@ -138,6 +155,7 @@ class Lane:
                 self.position = max(await self._open(session, fence, start), start)
                 self._seek(self.position)
             self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
+            self._hold(None)
             await self._serve(session)
         finally:
             self.position = None
