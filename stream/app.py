@@ -43,7 +43,7 @@ from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
 from stream.settings import BadSettings, Settings, require_servers
 from stream.stages.pipeline import Stages
-from stream.state.client import call, connect_redis
+from stream.state.client import call, check_cluster, connect_redis
 from stream.state.keys import tag_events
 from stream.state.partition import check_eviction, check_partitions, clear_partition
 from stream.view import LiveView, PartitionView, build_view
@@ -132,6 +132,7 @@ class Engine:
         settings = self.settings
         self.vitals.pause("start")
         await self.redis.ping()
+        await check_cluster(self.redis, settings)
         await check_eviction(self.redis)
         bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
         capabilities = await probe(bootstrap, connection=security)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from stream.durations import spell_duration
 
@@ -32,6 +33,7 @@ class Conflict(NamedTuple):
 def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     """Every conflict, in the order of the settings."""
     yield from _check_kafka(settings)
+    yield from _check_redis(settings)
     yield from _check_topics(settings)
     yield from _check_names("outcome", [outcome.name for outcome in settings.outcomes])
     yield from _check_names("rule", [rule.name for rule in settings.rules])
@@ -55,6 +57,12 @@ def _check_kafka(settings: Settings) -> Iterator[Conflict]:
         yield Conflict(
             (("kafka", "cert_file"), ("kafka", "key_file")), "a certificate goes with its key; set both or neither"
         )
+
+
+def _check_redis(settings: Settings) -> Iterator[Conflict]:
+    database = urlsplit(settings.redis.url).path.strip("/")
+    if settings.redis.cluster and database not in ("", "0"):
+        yield Conflict((("redis", "url"), ("redis", "cluster")), f"a cluster has no database {database}, only 0")
 
 
 def _check_topics(settings: Settings) -> Iterator[Conflict]:

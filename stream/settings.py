@@ -116,6 +116,7 @@ class Redis(Section):
 
     url: RedisUrl = Field("", description="redis://host:port/db, rediss:// for TLS")
     timeout: Duration = Field(3_000, ge=50, description="of a connection and of a call")
+    cluster: bool = Field(False, description="the server at `url` is a node of a Redis Cluster; it tells the others")
 
 
 class Batch(Section):

@@ -109,10 +109,12 @@ class ScoreSession:
     async def close(self) -> None:
         """Stop the drain; the next owner sends what is left."""
         self.scoring.sessions.pop(self.partition, None)
-        # Where Redis is away it stands, and counts if others go on here: one more attempt convicts nobody.
-        with suppress(RedisError, OSError):
-            await self.attempts.forget()
-        await self.drain.close()
+        try:
+            # Where Redis is away it stands, and counts if others go on here: one more attempt convicts nobody.
+            with suppress(RedisError, OSError):
+                await self.attempts.forget()
+        finally:
+            await self.drain.close()
         self.scoring.metrics.forget_partition(self.partition)
 
     async def wait_for_room(self) -> None:

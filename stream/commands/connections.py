@@ -32,7 +32,7 @@ from stream.broker import BrokerError
 from stream.commands import CommandError, Unreachable
 from stream.delivery.connection import describe_connection
 from stream.settings import BadSettings, Settings
-from stream.state.client import connect_redis
+from stream.state.client import check_cluster, connect_redis
 
 OUTAGES: Final = (
     KafkaConnectionError,
@@ -114,6 +114,7 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
     with name_outages(settings):
         try:
             await client.ping()
+            await check_cluster(client, settings)
             yield client
         finally:
             await client.aclose()

@@ -30,6 +30,7 @@ from stream.commands.checks import (
 from stream.commands.connections import list_options, name_outages, name_redis, open_redis, quiet_kafka
 from stream.commands.output import print_json, print_line, print_table
 from stream.settings import BadSettings, Settings
+from stream.state.client import ask_servers
 from stream.state.partition import read_partitions
 
 
@@ -71,21 +72,27 @@ async def examine_redis(settings: Settings) -> tuple[list[Check], Layout | None,
     """Checks of Redis, the layout that it keeps, and whether it was reached."""
     try:
         async with open_redis(settings) as redis:
-            server, layout = await redis.info("server"), await read_partitions(redis)
-            memory, persistence = await redis.info("memory"), await redis.info("persistence")
-            save = await _read_save(redis)
+            layout = await read_partitions(redis)
+            server, memory, persistence = [
+                await ask_servers(redis, "INFO", section) for section in ("server", "memory", "persistence")
+            ]
+            saves = await _read_saves(redis)
     except (CommandError, BadSettings) as error:
         return [Check("redis", "fail", *_split(error))], None, False
-    found = f"{name_redis(settings.redis.url)}, version {server.get('valkey_version') or server.get('redis_version')}"
-    return [Check("redis", "ok", found), *check_redis(memory, persistence, save)], layout, True
+    version = server[0].get("valkey_version") or server[0].get("redis_version")
+    nodes = f", {len(server)} nodes" if settings.redis.cluster else ""
+    checks = [Check("redis", "ok", f"{name_redis(settings.redis.url)}, version {version}{nodes}")]
+    for number, section in enumerate(memory):
+        checks += check_redis(section, persistence[number], saves[number] if saves else None)
+    return checks, layout, True
 
 
-async def _read_save(redis: Redis) -> str | None:
+async def _read_saves(redis: Redis) -> list[str]:
+    """The option `save` of every server; nothing where they do not tell."""
     try:
-        found = (await redis.config_get("save")).get("save", "")
+        return [found.get("save", "") for found in await ask_servers(redis, "CONFIG GET", "save")]
     except ResponseError:
-        return None
-    return found.decode() if isinstance(found, bytes) else found
+        return []
 
 
 def _split(error: Exception) -> tuple[str, str]:

@@ -53,10 +53,11 @@ async def read_partition(redis: Redis, source: str, place: TopicPartition, end: 
     """Status of one partition of the source `events`, `privacy` or `examples`."""
     tag: Tag = tag_events(place.partition) if source == "events" else tag_source(source, place.partition)
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.hgetall(name_key("fence", tag))
+        # Of a cluster's client, `hgetall` fails in a transaction.
+        pipe.execute_command("HGETALL", name_key("fence", tag))
         pipe.xlen(name_key("outbox", tag))
         pipe.xlen(name_key("parked", tag))
-        pipe.hgetall(name_key("counts", tag))
+        pipe.execute_command("HGETALL", name_key("counts", tag))
         found, outbox, parked, counts = await pipe.execute()
     fence = {name.decode(): value.decode("utf-8", "replace") for name, value in found.items()}
     following = _number(fence, "next")

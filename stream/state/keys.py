@@ -28,6 +28,7 @@ never trimmed: some 100 bytes for each such record |
 each generation |
 | `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
 | `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |
+| `absent:{p7}` | none | never there: every script on a cluster names it, see `stream/state/cluster.py` |
 | `item:<item id>` | hash | catalogue: `title`, `category`, ... |
 """
 

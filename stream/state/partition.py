@@ -11,7 +11,7 @@ from stream.delivery.errors import PartitionsChanged, Refused
 from stream.delivery.fence import Fence
 from stream.partition import Partitioner
 from stream.settings import BadSettings
-from stream.state.client import call
+from stream.state.client import ask_servers, call
 from stream.state.keys import ROOT, Tag, name_key
 from stream.state.scripts import Script
 
@@ -40,14 +40,16 @@ async def check_partitions(redis: Redis, partitions: int, partitioner: Partition
 async def check_eviction(redis: Redis) -> None:
     """Raise `BadSettings` where Redis may evict: state that vanishes can't be told from state that never was."""
     try:
-        reply = await call(redis, "CONFIG", "GET", "maxmemory-policy")
+        replies = await ask_servers(redis, "CONFIG GET", "maxmemory-policy")
     except ResponseError:
         # Managed servers keep their configuration to themselves; then it can't be checked.
         return
-    found = reply.get(b"maxmemory-policy", b"noeviction") if isinstance(reply, dict) else reply[1]
-    policy = found.decode() if isinstance(found, bytes) else str(found)
-    if policy != "noeviction":
-        raise BadSettings(f"redis: its maxmemory-policy is {policy}; set it to noeviction, or state vanishes unseen")
+    for reply in replies:
+        policy = reply.get("maxmemory-policy", "noeviction")
+        if policy != "noeviction":
+            raise BadSettings(
+                f"redis: its maxmemory-policy is {policy}; set it to noeviction, or state vanishes unseen"
+            )
 
 
 async def read_partitions(redis: Redis) -> tuple[int, Partitioner] | None:

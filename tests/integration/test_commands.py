@@ -652,6 +652,17 @@ def test_an_eviction_policy_fails(healthy: Place) -> None:
     assert states(result)["redis eviction"] == "fail"
 
 
+def test_doctor_tells_when_redis_takes_snapshots(healthy: Place) -> None:
+    """What it would have caught: an option asked for in a form that no server knows, and taken as kept to itself."""
+    healthy.redis.config_set("save", "3600 1")
+    try:
+        result = healthy.run("doctor", "--json")
+    finally:
+        healthy.redis.config_set("save", "")
+    found = {check["check"]: check["found"] for check in json.loads(result.output)["checks"]}
+    assert found["redis persistence"] == "snapshots only (3600 1)"
+
+
 def test_another_partition_count_fails(healthy: Place) -> None:
     healthy.redis.hset("nudge", "partitions", PARTITIONS + 1)
     result = healthy.run("doctor", "--json")

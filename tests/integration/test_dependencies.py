@@ -179,8 +179,8 @@ async def test_a_worker_outlives_whatever_befalls_redis_and_loses_nothing(
 
 
 async def hang(trial: Trial, server: Server, _: Redis) -> None:
-    """What it would have caught: a client that waits for ever; a commit that is given up, applied late, and applied
-    again; readiness that tells of partitions being taken over, and not of what prevents that."""
+    """What it would have caught: a client that waits for ever; readiness that tells of partitions being taken over, and
+    not of what prevents that."""
     with stopped(server):
         await trial.holds("redis")
 
@@ -205,7 +205,7 @@ async def refuse_writes(trial: Trial, _: Server, redis: Redis) -> None:
 
 
 async def fill_memory(trial: Trial, _: Server, redis: Redis) -> None:
-    """What it would have caught: a script that Redis stops half-way, with a part of the batch written."""
+    """What it would have caught: a refusal that is taken for the fault of an event."""
     async with full_memory(redis):
         await trial.holds("redis")
 
@@ -230,7 +230,7 @@ async def fill_disk_and_die(trial: Trial, server: Server, redis: Redis) -> None:
 
 
 async def die(trial: Trial, server: Server, _: Redis) -> None:
-    """What it would have caught: scripts called by a hash that a restarted Redis does not know."""
+    """What it would have caught: a worker that ends because nobody listens where Redis was."""
     server.kill()
     await trial.holds("redis")
     server.restart()
@@ -264,8 +264,8 @@ async def test_a_worker_outlives_a_broker_that_hangs_and_one_whose_disk_is_full(
 ) -> None:
     """Apache Kafka ends itself when it can't write a log; the embedded broker writes none, so there it only hangs.
 
-    What it would have caught: a worker that calls itself ready while nothing can come; that is a member no more when
-    the broker wakes up, and does not join again; whose producer never finds its sequence again.
+    What it would have caught: a worker that calls itself ready while nothing can come; that calls itself dead, and is
+    ended for what a restart does not mend; that forgets what it could not send.
     """
     servers = Servers(f"127.0.0.1:{own_broker.port}", redis_url, None)
     log = compose_log(3 * SECTION, people=3 * SECTION)
