@@ -101,12 +101,13 @@ async def test_a_reset_that_clears_has_a_running_worker_make_everything_again(jo
     await job.wait_drained()
 
     # When: an operator sends it back to the start, and sets the state aside
+    clearing = asyncio.create_task(job.wait_until_cleared(len(OLD)))
     run = await reset(job, "--to-earliest", "--clear", "--yes")
     assert run.returncode == 0, run.stderr
     assert "read again" in run.stdout
 
     # Then: everything is made again, once
-    await job.wait_until_cleared(len(OLD))
+    await clearing
     await job.wait_until(len(OLD))
     await job.wait_drained()
     await job.compare(await job.refer(LINEUP))
