@@ -14,6 +14,7 @@ import pytest
 
 from schemas.trigger import RecommendationTrigger
 from stream.settings import AbandonedRule
+from tests.unit.factories import NOON
 from tests.unit.reference import Record, Reference, open_to_all
 
 MINUTE = 60_000
@@ -44,8 +45,9 @@ def to_record(offset: int, row: Row) -> Record:
         "price": row["price"],
         "session_id": row["user_session"],
     }
+    # An old log, written to Kafka later.
     return Record(
-        offset, offset, msgspec.json.encode({name: value for name, value in event.items() if value is not None})
+        offset, NOON + offset, msgspec.json.encode({name: value for name, value in event.items() if value is not None})
     )
 
 
