@@ -39,7 +39,8 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str, exactly_once: bool) 
                 total = {name: total[name] + number for name, number in zip(total, found, strict=True)}
                 print(
                     f"{last:>5} {time.monotonic() - at:>4.0f} {kills:>5} {found[0]:>6} {found[1]:>6} {found[2]:>5} "
-                    f"{found[3]:>5} {verdict.copies:>6}  {' '.join(map(str, schedule.plan.faults))}",
+                    f"{found[3]:>5} {verdict.copies:>6}  {schedule.plan.describe_family()}:",
+                    *map(str, schedule.plan.faults),
                     *[f"[{note}]" for note in schedule.notes],
                     *([f"[{schedule.skipped} skipped]"] if schedule.skipped else []),
                     flush=True,

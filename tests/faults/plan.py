@@ -7,14 +7,19 @@ plan on every machine. A plan prints as one line.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+import msgspec
 
 from schemas.privacy import PURPOSES
 from tests.unit.factories import NOON
 from tests.unit.reference import Record
-from tests.unit.test_batch_invariance import ask, compose_log
+from tests.unit.test_batch_invariance import MINUTE, ask, compose_log
 
+Family = Literal["pinned", "shuffled", "live"]
 Kind = Literal["kill", "point", "assigning", "zombie", "duel", "rebalance", "leave", "rollback", "redis", "broker"]
 Point = Literal["read", "decided", "committing", "committed", "sending", "written", "sent"]
 
@@ -43,6 +48,9 @@ COSTS: Final[dict[Kind, float]] = {
 }
 """About how many seconds each takes, recovery included."""
 BUDGET: Final = 22.0
+FAMILIES: Final[dict[Family, float]] = {"pinned": 0.6, "shuffled": 0.2, "live": 0.2}
+HOURS: Final = (-30, -7, 0, 7, 30)
+"""How far a worker's wall clock may be off."""
 NEEDS_TWO: Final[frozenset[Kind]] = frozenset(("zombie", "duel"))
 
 
@@ -74,7 +82,14 @@ class Fault:
 @dataclass(frozen=True)
 class Plan:
     """One schedule. `batch`: records in a batch at most; `cache`: people that a worker remembers; `outbox`: entries
-    that may wait in a partition; `rate`: records sent a second; `closings`: windows that one event may close."""
+    that may wait in a partition; `rate`: records sent a second; `closings`: windows that one event may close;
+    `exactly_once`: entries go in transactions, so that a copy of one is a mistake; `skews`: hours by which each
+    worker's wall clock is off, if any is.
+
+    `family`: `pinned`, models stand still and all is compared to the byte; `shuffled`, so too, and what commutes is
+    compared besides with the same log in its own order; `live`, models learn, each event counts once and every
+    decision can be computed again from the versions that it names.
+    """
 
     seed: int
     workers: int
@@ -85,12 +100,19 @@ class Plan:
     closings: int
     faults: tuple[Fault, ...]
     exactly_once: bool = False
-    """Whether entries go in transactions, so that a copy of one is a mistake."""
+    family: Family = "pinned"
+    skews: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         options = f"{self.workers} workers, batches of {self.batch}, {self.cache} cached, outbox {self.outbox}"
         options += ", exactly once" if self.exactly_once else ""
-        return f"seed {self.seed}: {options}, {self.rate}/s: " + " ".join(map(str, self.faults))
+        return f"seed {self.seed}: {options}, {self.rate}/s, {self.describe_family()}: " + " ".join(
+            map(str, self.faults)
+        )
+
+    def describe_family(self) -> str:
+        """The family, and by how many hours clocks are off."""
+        return self.family + (f" skew({','.join(f'{hours:+d}' for hours in self.skews)})" if any(self.skews) else "")
 
     @property
     def records(self) -> int:
@@ -134,17 +156,31 @@ def draw_plan(seed: int, broker: str = "embedded", *, exactly_once: bool = False
         )
         spent += COSTS[kind]
     chance.shuffle(faults)
-    return Plan(seed, workers, faults=tuple(faults), exactly_once=exactly_once, **options)
+    family = draw_family(seed, faults)
+    skewed = random.Random(f"skew {seed}")
+    skews = tuple(skewed.choice(HOURS) for _ in range(workers)) if skewed.random() < 0.4 else ()
+    return Plan(seed, workers, faults=tuple(faults), exactly_once=exactly_once, family=family, skews=skews, **options)
+
+
+def draw_family(seed: int, faults: Sequence[Fault]) -> Family:
+    """The family of a seed's plan. What a broker's end cut short is sent again whole, too late to be told as a copy;
+    so such a log has no order of its own to be compared with."""
+    [family] = random.Random(f"family {seed}").choices([*FAMILIES], [*FAMILIES.values()])
+    return "pinned" if family == "shuffled" and any(fault.kind == "broker" for fault in faults) else family
 
 
 def compose(plan: Plan) -> list[Record]:
     """The log of a plan: that of the unit tests (broken records, consents, repeated ids), and whole records twice.
 
-    Now and then somebody grants everything anew.
+    Now and then somebody grants everything anew. That of the family `shuffled` has events alone, out of order.
     """
+    if plan.family == "shuffled":
+        return shuffle(compose_plain(plan), plan.seed)
     chance = random.Random(f"log {plan.seed}")
     log: list[Record] = []
-    for record in compose_log(plan.records, seed=plan.seed, people=PEOPLE):
+    # Models that learn must have learned something before faults come, and fewer people teach them faster.
+    number, people = (2 * plan.records, PEOPLE // 4) if plan.family == "live" else (plan.records, PEOPLE)
+    for record in compose_log(number, seed=plan.seed, people=people):
         log.append(record)
         if chance.random() < 0.03:
             # What a producer does that did not hear of its success.
@@ -152,6 +188,35 @@ def compose(plan: Plan) -> list[Record]:
         if chance.random() < 0.02:
             log.append(_grant(f"u{chance.randrange(PEOPLE)}", record.timestamp))
     return log
+
+
+def compose_plain(plan: Plan) -> list[Record]:
+    """Events, each with an id of its own, in the order of the unit tests' log, in which some are late."""
+    log: list[Record] = []
+    # About half of that log is consents.
+    for record in compose_log(2 * plan.records, seed=plan.seed, people=PEOPLE):
+        with suppress(msgspec.DecodeError):
+            told = msgspec.json.decode(record.value or b"")
+            if not record.headers and isinstance(told.get("ts"), int):
+                told["event_id"] = f"e{record.offset}"
+                log.append(Record(record.offset, record.timestamp, msgspec.json.encode(told), record.key))
+    return log
+
+
+def shuffle(log: Sequence[Record], seed: int) -> list[Record]:
+    """The log as it comes in: each record after a delay of at most the lateness, and some twice.
+
+    A copy comes while the first is remembered: within the person's next few events, and within the hour.
+    """
+    chance = random.Random(f"shuffle {seed}")
+    delayed = sorted(log, key=lambda record: record.timestamp + chance.choice((0, chance.randrange(MINUTE))))
+    found: list[Record] = []
+    for record in delayed:
+        found.append(record)
+        if chance.random() < 0.05:
+            copied = found[-chance.choice((1, 1, 2, 5)) :][0]
+            found += [copied] * (abs(record.timestamp - copied.timestamp) < 30 * MINUTE)
+    return found
 
 
 def _grant(user: str, at: int) -> Record:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,17 +26,32 @@ from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from models.lifecycle.registry import Lineup
 from stream.embedded import Server, Servers
-from stream.settings import Settings
+from stream.partition import find_partitions
+from stream.settings import AbandonedRule, ScoreRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
-from tests.faults.plan import PARTITIONS, Fault, Plan, compose
-from tests.faults.verifier import Verdict, ask_oracle, verify
-from tests.integration.workers import KEY, PINNED, Job, Worker
+from tests.faults.plan import PARTITIONS, Family, Fault, Plan, compose, compose_plain
+from tests.faults.verifier import Verdict, ask_oracle, verify, verify_commuting, verify_live
+from tests.integration.workers import KEY, PINNED, Job, Spawn, Worker
 from tests.unit.reference import Record, Reference, make_lineup
-from tests.unit.test_batch_invariance import eager
+from tests.unit.test_batch_invariance import MINUTE, eager
 
 T = TypeVar("T")
 
+FAMILY_OPTIONS: Final[dict[Family, dict[str, Any]]] = {
+    "pinned": {"models": {"snapshot_interval": 200}},
+    # Consent holds from its place in the log, and a profile that is about to expire may or may not: both depend on
+    # order.
+    "shuffled": {"models": {"snapshot_interval": 200}, "consent": {"mode": "optional"}, "profile_ttl": "3650d"},
+    "live": {
+        "models": {"snapshot_interval": 200, "reload_interval": 50},
+        "rules": (
+            ScoreRule(name="likely", at_least=0.02, cooldown=0),
+            AbandonedRule(name="abandoned", after=3 * MINUTE, cooldown=10 * MINUTE),
+        ),
+    },
+}
 LINEUP: Final = make_lineup("conversion", "click", version=PINNED)
 SESSION: Final = 2_000
 LATEST_FAULT: Final = 25.0
@@ -63,9 +79,11 @@ class Schedule:
         bootstrap: str,
         kafka: Server | None = None,
         mutant: str = "none",
+        spawn: Spawn | None = None,
     ) -> None:
         self.plan = plan
         self.mutant = mutant
+        self.spawn = spawn
         self.redis_server = redis_server
         self.kafka = kafka
         url = f"redis://127.0.0.1:{redis_server.port}/0"
@@ -74,8 +92,8 @@ class Schedule:
             clock="event",
             batch={"closings_per_event": plan.closings, "max_records": plan.batch, "cached_people": plan.cache},
             outbox={"max_entries": plan.outbox},
-            models={"snapshot_interval": 200},
             output_guarantee="exactly_once" if plan.exactly_once else "at_least_once",
+            **FAMILY_OPTIONS[plan.family],
         )
         prefix = f"faults-{plan.seed}-{uuid.uuid4().hex[:6]}."
         self.job = Job(Servers(bootstrap, url, None), self.redis, prefix, folder, options)
@@ -97,7 +115,8 @@ class Schedule:
         try:
             await self.redis.flushall()
             await self.job.create_topics()
-            await self.job.pin(LINEUP)
+            if self.plan.family != "live":
+                await self.job.pin(LINEUP)
             self.lives = [self.start(slot) for slot in range(self.plan.workers)]
             try:
                 await self._disturb()
@@ -112,8 +131,15 @@ class Schedule:
     def start(self, slot: int) -> Worker:
         """Start a worker in `slot`, in the place of whoever was there."""
         name = f"worker-{slot}-{len(self.job.workers)}"
-        variables = {"FAULTS_ARMED": str(self.armed(slot)), "TMPDIR": str(self.job.folder)}
-        worker = Worker(self.job.settings, self.job.folder, name, self.mutant, variables, script="tests.faults.worker")
+        skew = self.plan.skews[slot] if self.plan.skews else 0
+        variables = {
+            "FAULTS_ARMED": str(self.armed(slot)),
+            "FAULTS_SKEW": str(skew),
+            "TMPDIR": str(self.job.folder),
+        }
+        worker = Worker(
+            self.job.settings, self.job.folder, name, self.mutant, variables, "tests.faults.worker", self.spawn
+        )
         self.job.workers.append(worker)
         return worker
 
@@ -339,17 +365,25 @@ class Schedule:
     async def _judge(self) -> Verdict:
         records = await self.job.read(self.job.settings.topics.events)
         ends = {p: 1 + max((r.offset for r in records if r.partition == p), default=-1) for p in range(PARTITIONS)}
-        references = await refer(self.job.settings, records)
         await self.until(lambda: self._reached(ends), "end of the log")
         await self.until(self._drained, "empty outbox")
         output = {name: await self.job.read(getattr(self.job.settings.topics, name)) for name in TOPICS}
         last = output["examples"][-1].offset if output["examples"] else -1
         with suppress(Stuck):
             await self.until(lambda: self._learned(last), "last snapshot")
-        verdict = await verify(self.redis, references, output, KEY.encode())
+        if self.plan.family == "live":
+            references = await refer(self.job.settings, records, Lineup())
+            verdict = await verify_live(self.job, references, output, KEY.encode())
+        else:
+            references = await refer(self.job.settings, records, LINEUP)
+            verdict = await verify(self.redis, references, output, KEY.encode())
         if self.plan.exactly_once:
             verdict.expect("entries sent more than once", verdict.copies, 0)
-        await ask_oracle(verdict, self.redis, self.job.settings, records, output)
+        if self.plan.family == "shuffled":
+            in_order = await refer(self.job.settings, spread(compose_plain(self.plan)), LINEUP)
+            await verify_commuting(verdict, self.redis, in_order)
+        else:
+            await ask_oracle(verdict, self.redis, self.job.settings, records, output)
         return verdict
 
     async def _reached(self, ends: dict[int, int]) -> bool:
@@ -385,12 +419,28 @@ class Schedule:
             await admin.close()
 
 
-async def refer(settings: Settings, records: Sequence[Any]) -> list[Reference]:
+def spread(records: Sequence[Record]) -> list[Placed]:
+    """Records that were never sent, on the partitions on which they would lie."""
+    places = find_partitions([(record.key or b"").decode() for record in records], PARTITIONS, "murmur2")
+    return [
+        Placed(offset, record.timestamp, record.value, record.key, record.headers, partition)
+        for offset, (record, partition) in enumerate(zip(records, places, strict=True))
+    ]
+
+
+@dataclass(slots=True)
+class Placed(Record):
+    """A record with its partition."""
+
+    partition: int = 0
+
+
+async def refer(settings: Settings, records: Sequence[Any], models: Lineup) -> list[Reference]:
     """The single-threaded reference, one a partition, over the records as they lie in the topic."""
     references = []
     for partition in range(PARTITIONS):
         mine = sorted((r for r in records if r.partition == partition), key=lambda r: r.offset)
-        reference = Reference(settings, partition=partition, partitions=PARTITIONS, models=LINEUP)
+        reference = Reference(settings, partition=partition, partitions=PARTITIONS, models=models)
         await reference.feed(mine)
         references.append(reference)
     return references

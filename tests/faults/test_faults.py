@@ -5,6 +5,8 @@ What each test's plan is worth shows by the mutants at the end: the same compari
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.learner import WARM
+from schemas.example import Example
 from stream.embedded import Guard
 from tests.faults.ground import Ground
-from tests.faults.plan import ALL, Fault, Plan, compose, draw_plan
-from tests.faults.verifier import Verdict, consult, verify_audit
-from tests.unit.reference import Reference, make_lineup
-from tests.unit.test_batch_invariance import eager
+from tests.faults.plan import ALL, FAMILIES, Fault, Plan, compose, compose_plain, draw_plan
+from tests.faults.verifier import Verdict, consult, learn_again, verify_audit
+from tests.unit.factories import NOON
+from tests.unit.reference import Record, Reference, make_lineup
+from tests.unit.test_batch_invariance import MINUTE, eager
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -92,6 +98,20 @@ async def test_a_worker_that_does_not_ask_what_transactions_reached_is_found_out
     assert len(verdict.differences) == 1, verdict.say()
 
 
+async def test_events_out_of_order_and_twice_end_as_in_order_whatever_the_workers_clock_says(ground: Ground) -> None:
+    """Would have caught: a field that is taken to commute and does not, a copy that counts, a decision by the wall
+    clock."""
+    await check(ground, plan(Fault("kill", 0, 0.4), workers=1, family="shuffled", skews=(30,)))
+
+
+async def test_with_models_that_learn_each_event_counts_once_and_each_decision_can_be_computed_again(
+    ground: Ground,
+) -> None:
+    """Would have caught: a learner that goes on from another place than its snapshot, a version that is named and was
+    not used."""
+    await check(ground, plan(*[Fault("kill", 0, 0.4)] * 3, workers=1, family="live"))
+
+
 @pytest.mark.parametrize(
     ("mutant", "workers", "fault", "what"),
     [
@@ -124,10 +144,51 @@ def test_plans_hold_every_kind_of_fault_often() -> None:
         assert sum(kind in kinds for kinds in drawn) >= 2, kind
 
 
+def test_plans_are_of_every_family_and_clocks_are_off_in_some() -> None:
+    drawn = [draw_plan(seed, "kafka") for seed in range(1, 41)]
+    for family in FAMILIES:
+        assert sum(plan.family == family for plan in drawn) >= 3, family
+    assert sum(any(plan.skews) for plan in drawn) >= 8
+
+
+def test_a_shuffled_log_holds_each_event_within_the_lateness_and_some_twice() -> None:
+    drawn = next(plan for plan in map(draw_plan, range(1, 40)) if plan.family == "shuffled")
+    plain, log = compose_plain(drawn), compose(drawn)
+    assert {record.value for record in plain} == {record.value for record in log}
+    assert len(log) > 1.02 * len(plain)
+    firsts = list({record.value: record for record in log}.values())
+    latest = itertools.accumulate((record.timestamp for record in firsts), max)
+    assert all(now - record.timestamp < MINUTE for now, record in zip(latest, firsts, strict=True))
+    assert [record.timestamp for record in log] != sorted(record.timestamp for record in log)
+
+
+def test_versions_learned_again_differ_by_one_example() -> None:
+    """So that a decision which names another version than it used is told."""
+    records = []
+    for number in range(3 * WARM):
+        example = Example(
+            example_id=f"{number:016x}",
+            outcome="conversion",
+            stage="matured" if number % 2 else "exposed",
+            label=0,
+            partition=0,
+            offset=number,
+            index=1,
+            exposed_at=NOON,
+            features=(float(number % 3),) * len(NAMES),
+            schema=SCHEMA,
+        )
+        records.append(Record(number, NOON, msgspec.json.encode(example)))
+    before, after = 2 * WARM + 3, 2 * WARM + 4
+    models = learn_again(records, {WARM, before, after})
+    assert models.keys() == {("conversion", before), ("conversion", after)}
+    assert models["conversion", before].to_bytes() != models["conversion", after].to_bytes()
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_oracle_and_the_reference_agree_on_the_raw_log(seed: int) -> None:
     """Would have caught: a mistake of the pure stages, which workers and reference share."""
-    records = compose(draw_plan(seed))
+    records = compose(dataclasses.replace(draw_plan(seed), family="pinned"))
     for offset, record in enumerate(records):
         record.offset = offset
     settings = eager(clock="event", batch={"closings_per_event": ALL})

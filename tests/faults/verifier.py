@@ -6,24 +6,31 @@ users of a plan. Who wrote what under whose fence is read from the audit list th
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict, replace
 from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import open_sealed
 from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.scorer import LinearScorer
+from models.outcomes.windows import Window
+from models.person import COMMUTING
 from schemas.example import Example, Interaction
 from schemas.reasons import SOURCE_HEADER
 from stream.settings import AbandonedRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
+from stream.state.profiles import decode_person
 from tests.faults.oracle import Oracle
 from tests.faults.plan import ALL
-from tests.integration.workers import describe_state
+from tests.integration.test_live_learning import check_examples, check_profiles, check_triggers
+from tests.integration.workers import Job, describe_state
 from tests.unit.reference import Reference
 
 SHOWN = 12
@@ -78,11 +85,19 @@ async def verify(redis: Redis, references: Sequence[Reference], output: Output, 
     return verdict
 
 
-async def verify_state(verdict: Verdict, redis: Redis, reference: Reference) -> None:
-    """Profiles, pending windows, consent, counts, deadlines, outbox and fence of one partition."""
+Hashes = dict[str, dict[bytes, bytes]]
+
+
+async def verify_state(
+    verdict: Verdict, redis: Redis, reference: Reference, look: Callable[[Hashes], Mapping[str, Any]] = dict
+) -> None:
+    """Profiles, pending windows, consent, counts, deadlines, outbox and fence of one partition.
+
+    `look` says what of the hashes is compared.
+    """
     tag = tag_events(reference.partition)
-    wanted = describe_state(reference)
-    found = await read_hashes(redis, tag)
+    wanted = look(describe_state(reference))
+    found = look(await read_hashes(redis, tag))
     for name in sorted(found.keys() | wanted.keys()):
         verdict.expect_fields(name, found.get(name, {}), wanted.get(name, {}))
     due = dict(await redis.zrange(name_key("due", tag), 0, -1, withscores=True))
@@ -141,6 +156,11 @@ def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> N
     ids = {msgspec.json.decode(entry.value)["trigger_id"] for entry in entries if entry.target == "recommendations"}
     sent = {msgspec.json.decode(record.value)["trigger_id"] for record in output["recommendations"]}
     verdict.extra += len(sent - ids)
+    verify_letters(verdict, entries, output)
+
+
+def verify_letters(verdict: Verdict, entries: Sequence[Any], output: Output) -> None:
+    """The dead letters are those of the reference."""
     letters = {dict(e.headers)[SOURCE_HEADER]: (e.value, e.headers) for e in entries if e.target == "dead_letters"}
     found_letters = {
         dict(record.headers)[SOURCE_HEADER]: (record.value or b"", tuple(record.headers))
@@ -149,6 +169,103 @@ def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> N
     verdict.copies += len(output["dead_letters"]) - len(found_letters)
     verdict.lost += len(letters.keys() - found_letters.keys())
     verdict.expect_fields("dead letter", found_letters, letters)
+
+
+async def verify_commuting(verdict: Verdict, redis: Redis, references: Sequence[Reference]) -> None:
+    """Fields that commute are, within 1e-9, those of the same events in their own order, each once."""
+    for reference in references:
+        found = {
+            key: decode_person(_flatten(fields))
+            for key, fields in (await read_hashes(redis, tag_events(reference.partition))).items()
+            if key.startswith("profile:")
+        }
+        wanted = {
+            name_key("profile", tag_events(reference.partition), user): dossier.person
+            for user, dossier in reference.people.items()
+        }
+        verdict.expect(f"people of partition {reference.partition}", found.keys(), wanted.keys())
+        for key in found.keys() & wanted.keys():
+            for name in COMMUTING:
+                one, other = getattr(found[key], name), getattr(wanted[key], name)
+                if not math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9):
+                    verdict.expect(f"in another order: {key} {name}", one, other)
+
+
+async def verify_live(job: Job, references: Sequence[Reference], output: Output, key: bytes) -> Verdict:
+    """Each event counts once, and each decision can be computed again; the references know no model."""
+    verdict = Verdict()
+    for reference in references:
+        await verify_state(verdict, job.redis, reference, forget_models)
+        audit = await job.redis.lrange(name_key("audit", tag_events(reference.partition)), 0, -1)  # type: ignore[arg-type]
+        verify_audit(verdict, reference.partition, [line.decode() for line in audit])
+    entries = [entry for reference in references for entry in reference.entries]
+    verify_letters(verdict, entries, output)
+    wanted = {describe_example(entry.value) for entry in entries if entry.target == "examples"}
+    found = Counter(describe_example(record.value) for record in output["examples"])
+    verdict.copies += found.total() - len(found)
+    verdict.lost += len(wanted - found.keys())
+    verdict.expect("examples", (len(wanted - found.keys()), len(found.keys() - wanted)), (0, 0))
+    await verify_learning(verdict, job.redis, output["examples"], key)
+    models = learn_again(output["examples"], await find_versions(job.redis, references, output))
+    for check in (check_examples, check_triggers, check_profiles):
+        try:
+            if not await check(job, models):
+                verdict.differences.append(f"{check.__name__}: there was nothing to compute again")
+        except (AssertionError, KeyError) as error:
+            verdict.differences.append(f"{check.__name__}: {error!r}")
+    return verdict
+
+
+def forget_models(hashes: Hashes) -> dict[str, Any]:
+    """What of a partition's hashes does not depend on any model."""
+    kept: dict[str, Any] = {}
+    for key, fields in hashes.items():
+        kind = key.split(":", 1)[0]
+        if kind == "profile" and (person := decode_person(_flatten(fields))) is not None:
+            person.conversion_probability = person.conversion_version = None
+            person.fired = {}
+            kept[key] = asdict(person)
+        elif kind == "pending":
+            windows = {name: msgspec.msgpack.decode(packed, type=Window) for name, packed in fields.items()}
+            kept[key] = {name: replace(w, prediction=None, model_version=None) for name, w in windows.items()}
+        elif kind == "counts":
+            kept[key] = {name: n for name, n in fields.items() if not name.startswith((b"triggers", b"suppressed"))}
+        else:
+            kept[key] = fields
+    return kept
+
+
+def describe_example(value: bytes) -> tuple[Any, ...]:
+    """What of an example does not depend on any model."""
+    told = msgspec.json.decode(value, type=Example | Interaction)
+    if isinstance(told, Example):
+        told = replace(told, prediction=None, model_version=None)
+    return tuple(asdict(told).items())
+
+
+async def find_versions(redis: Redis, references: Sequence[Reference], output: Output) -> set[int]:
+    """Versions that examples, triggers or profiles name."""
+    examples = [msgspec.json.decode(record.value) for record in output["examples"]]
+    triggers = [msgspec.json.decode(record.value) for record in output["recommendations"]]
+    named = {example.get("model_version") for example in examples}
+    named |= {version for trigger in triggers for version in trigger.get("model_versions", {}).values()}
+    for reference in references:
+        hashes = await read_hashes(redis, tag_events(reference.partition))
+        named |= {int(fields.get(b"conversion_version", -1)) for fields in hashes.values()}
+    return named - {None}
+
+
+def learn_again(examples: Sequence[Any], versions: Container[int]) -> dict[tuple[str, int], LinearScorer]:
+    """What scored under these versions, by outcome and version: learned anew from the examples up to each."""
+    learners = LearnerSet(NAMES, SCHEMA)
+    models = {}
+    for record in examples:
+        learners.learn(msgspec.json.decode(record.value, type=Example | Interaction))
+        if record.offset in versions:
+            for name, learner in learners.outcomes.items():
+                if not learner.cold:
+                    models[name, record.offset] = LinearScorer.from_bytes(learner.scorer().to_bytes())
+    return models
 
 
 def distinct(examples: Iterable[Any]) -> list[Example | Interaction]:
@@ -218,6 +335,10 @@ def consult(records: Sequence[Any], settings: Settings) -> Oracle:
     for record in records:
         oracle.read(record.value, record.headers)
     return oracle
+
+
+def _flatten(fields: Mapping[bytes, bytes]) -> list[bytes]:
+    return [part for pair in fields.items() for part in pair]
 
 
 def _place(value: bytes) -> dict[str, Any]:

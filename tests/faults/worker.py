@@ -3,7 +3,8 @@
 Run as a module with the name of a mutant or `none`. `FAULTS_ARMED` names a file: while it is there, it says at which
 point, at the how many-th time, which signal the worker sends to itself. What it was doing then stands in the file
 beside it that ends in `.struck`. Each commit that Redis applies adds a line to the list `audit:{p7}`: the committing
-owner, the fence's owner and epoch at that moment, `from` and `to`.
+owner, the fence's owner and epoch at that moment, `from` and `to`. `FAULTS_SKEW` says by how many hours the wall clock
+is off.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +29,6 @@ from stream.settings import load_settings
 from stream.state.scripts import Script
 from tests.faults.mutants import MUTANTS
 
-ARMED: Final = Path(os.environ.get("FAULTS_ARMED", "armed.json"))
 NO_PARTITION: Final = -1
 TAG: Final = re.compile(r".*\{p(\d+)\}$")
 AUDIT: Final = """
@@ -37,6 +38,7 @@ redis.call('RPUSH', 'audit' .. string.sub(KEYS[1], 6),
 """
 BEFORE: Final = "for _, command in ipairs(cmsgpack.unpack(ARGV[10])) do"
 
+armed = Path("armed.json")
 times = 0
 acquire_fence = lane.acquire_fence
 commit_batch = commit.commit_batch
@@ -48,9 +50,9 @@ write = transactions.write
 
 def is_armed(point: str, partition: int) -> Any:
     """What is to happen at `point` in the work on `partition`; None for nothing."""
-    if not ARMED.exists():
+    if not armed.exists():
         return None
-    order = json.loads(ARMED.read_text())
+    order = json.loads(armed.read_text())
     return order if order["point"] == point and order["partition"] in (None, partition) else None
 
 
@@ -64,10 +66,10 @@ def reach(point: str, partition: int) -> None:
     if times < order["count"]:
         return
     times = 0
-    ARMED.unlink()
-    fresh = ARMED.with_suffix(".striking")
+    armed.unlink()
+    fresh = armed.with_suffix(".striking")
     fresh.write_text(json.dumps({"point": point, "partition": partition}))
-    fresh.rename(ARMED.with_suffix(".struck"))
+    fresh.rename(armed.with_suffix(".struck"))
     os.kill(os.getpid(), order["signal"])
 
 
@@ -112,6 +114,12 @@ async def write_a_transaction(*arguments: Any) -> Any:
     return result
 
 
+def set_clock(hours: int) -> None:
+    """Have the wall clock of this process be off by so much."""
+    right = time.time
+    time.time = lambda: right() + hours * 3_600
+
+
 def rewrite(script: Script, old: str, new: str) -> None:
     """Put `new` in the place of `old`, which must be there."""
     assert old in script.source, f"the script has no {old!r}"
@@ -125,7 +133,11 @@ def _partition(key: str) -> int:
     return int(found[1])
 
 
-if __name__ == "__main__":
+def main(mutant: str) -> None:
+    """Run the worker with what the environment says, until it is told to stop."""
+    global armed
+    armed = Path(os.environ.get("FAULTS_ARMED", "armed.json"))
+    set_clock(int(os.environ.get("FAULTS_SKEW", "0")))
     rewrite(commit._commit, BEFORE, AUDIT + BEFORE)
     score.commit_batch = commit_a_batch
     lane.acquire_fence = acquire_a_fence
@@ -133,5 +145,9 @@ if __name__ == "__main__":
     ScoreSession.handle = handle_a_batch  # type: ignore[method-assign]
     Drain._deliver = deliver_a_chunk  # type: ignore[method-assign]
     transactions.write = write_a_transaction  # type: ignore[assignment]
-    MUTANTS[sys.argv[1]](rewrite)
+    MUTANTS[mutant](rewrite)
     process.run_worker(load_settings())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

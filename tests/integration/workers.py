@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ PINNED = 10**9
 """No learner gets so far: one that published this version itself would write over the pinned models."""
 
 
+Spawn = Callable[[Sequence[str], Mapping[str, str], Path, Path], Any]
+"""Starts a process: command, environment, folder, file for what it says."""
+
+
+def start_process(command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A process started in the usual way."""
+    with log.open("wb") as out:
+        return subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out)
+
+
 class Worker:
     """One worker process; `wrong` names what of `script` is wrong with it, `variables` win over the environment."""
 
@@ -57,6 +67,7 @@ class Worker:
         wrong: str = "",
         variables: Mapping[str, str] | None = None,
         script: str = "tests.integration.rough_worker",
+        spawn: Spawn | None = None,
     ) -> None:
         self.port = free_port()
         self.log = folder / f"{name}.log"
@@ -73,8 +84,7 @@ class Worker:
             **(variables or {}),
         }
         command = ["-m", script, wrong] if wrong else ["-m", "stream.cli", "worker"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, *command], env=env, cwd=folder, stdout=log, stderr=log)
+        self.process = (spawn or start_process)([sys.executable, *command], env, folder, self.log)
 
     async def wait_ready(self, seconds: float = 40.0) -> None:
         deadline = time.monotonic() + seconds
