@@ -176,13 +176,14 @@ class Engine:
         self.vitals.resume("start")
         log.info("at work; live page at %s", self.web.url)
 
-    async def finish(self) -> None:
-        """Finish what is in flight and begin nothing new: all that was worked on is committed then."""
+    async def finish(self) -> bool:
+        """Finish what is in flight and begin nothing new; whether all that was worked on is committed then."""
         self.vitals.pause("shutdown")
         ends = await asyncio.gather(*(source.finish() for source in self.sources), return_exceptions=True)
         for error in ends:
-            if error is not None:
+            if isinstance(error, BaseException):
                 raise error
+        return all(ends)
 
     async def leave(self) -> None:
         """Leave the groups and disconnect; takes as long as the servers do, and changes nothing that counts."""

@@ -38,19 +38,29 @@ async def serve(settings: Settings) -> None:
     if starting.done():
         starting.result()
         await stopping
-        try:
-            await asyncio.wait_for(engine.finish(), FINISH_SECONDS)
-            status = 0
-            await asyncio.wait_for(engine.leave(), LEAVE_SECONDS)
+        ended = await _stop(engine)
+        if ended is None:
             return
-        except TimeoutError:
-            if status:
-                log.error("not finished within %g s; what was not committed is read again", FINISH_SECONDS)
-            else:
-                log.warning("all is committed, but the groups were not left within %g s", LEAVE_SECONDS)
+        status = ended
     # Clients that wait for servers which are away can't be waited for.
     logging.shutdown()
     os._exit(status)
+
+
+async def _stop(engine: Engine) -> int | None:
+    """Finish and leave; the status to end with, None where everything has ended in order."""
+    try:
+        if not await asyncio.wait_for(engine.finish(), FINISH_SECONDS):
+            raise TimeoutError
+    except TimeoutError:
+        log.error("not all was finished within %g s; what was not committed is read again", FINISH_SECONDS)
+        return 1
+    try:
+        await asyncio.wait_for(engine.leave(), LEAVE_SECONDS)
+    except TimeoutError:
+        log.warning("all is committed, but the groups were not left within %g s", LEAVE_SECONDS)
+        return 0
+    return None
 
 
 def run_worker(settings: Settings) -> None:

@@ -62,6 +62,8 @@ class Lane:
         """Why the last session ended, until the next one is open."""
         self.task = asyncio.create_task(self._run(), name=f"lane {source.name} {partition.partition}")
         self.task.add_done_callback(lambda _: self._hold(None))
+        self.abandoned = False
+        """Whether a batch was in flight when the lane had to end, and was cut off."""
         self._stopping: asyncio.Task[None] | None = None
         self._over = False
 
@@ -80,6 +82,7 @@ class Lane:
             async with asyncio.timeout(seconds):
                 await self.busy.acquire()
         except TimeoutError:
+            self.abandoned = True
             log.warning("%s %d: batch in flight abandoned", self.source.name, self.partition.partition)
         # A client that loses the cancellation must not make the lane live on.
         self._over = True

@@ -125,14 +125,19 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.consumer.start()
         self._hints = asyncio.create_task(self._hint(), name=f"hints {self.name}")
 
-    async def finish(self) -> None:
-        """Finish the batches in flight and tell the group where we stand; nothing is begun from now on."""
+    async def finish(self) -> bool:
+        """Finish the batches in flight and tell the group where we stand; nothing is begun from now on.
+
+        False if one could not be finished in time, and will be read again.
+        """
         self._finishing = True
         if self._hints is not None:
             self._hints.cancel()
             await asyncio.wait([self._hints])
             await self._tell()
+        lanes = list(self.lanes.values())
         await self._end(list(self.lanes))
+        return not any(lane.abandoned for lane in lanes)
 
     async def leave(self) -> None:
         """Leave the group. A rebalance under way can hold this up for as long as other members take."""

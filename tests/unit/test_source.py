@@ -37,7 +37,7 @@ async def test_a_source_told_to_finish_as_the_group_answers_it_finishes(monkeypa
     client: Any = None
     source = BatchSource("events", "events", Settings(), client, client, client, Metrics(), Vitals())
     done = asyncio.create_task(asyncio.sleep(0))
-    lane: Any = SimpleNamespace(position=7, task=done, stop=lambda *_: asyncio.sleep(0))
+    lane: Any = SimpleNamespace(position=7, task=done, abandoned=False, stop=lambda *_: asyncio.sleep(0))
     source.lanes[TopicPartition("events", 0)] = lane
     end: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
     consumer: Any = Told(lambda: end.set_result(asyncio.create_task(source.finish())))
@@ -49,6 +49,17 @@ async def test_a_source_told_to_finish_as_the_group_answers_it_finishes(monkeypa
         finishing = await end
 
         # Then: it does
-        await finishing
+        assert await finishing is True
     assert source._hints.cancelled()
     assert consumer.offsets == [{TopicPartition("events", 0): 7}] * 2
+
+
+async def test_a_source_says_so_when_a_batch_was_cut_off() -> None:
+    client: Any = None
+    source = BatchSource("events", "events", Settings(), client, client, client, Metrics(), Vitals())
+    done = asyncio.create_task(asyncio.sleep(0))
+    for partition, abandoned in ((0, False), (1, True)):
+        lane: Any = SimpleNamespace(position=7, task=done, abandoned=abandoned, stop=lambda *_: asyncio.sleep(0))
+        source.lanes[TopicPartition("events", partition)] = lane
+    assert await source.finish() is False
+    assert await source.finish() is True
