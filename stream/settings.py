@@ -227,7 +227,9 @@ class Settings(BaseSettings):
         "log", description="what `now` is: record times, or event times for old logs"
     )
     lateness: Duration = Field(parse_duration("5m"), description="how far the watermark stays behind")
-    future_tolerance: Duration = Field(parse_duration("5m"), description="how far event time may lie after record time")
+    future_tolerance: Duration | None = Field(
+        None, description="how far event time may lie after record time; unset, 5m under clock: log, else no bound"
+    )
     idle_after: Duration = Field(parse_duration("30s"), description="then a quiet partition closes what is due")
     partitioner: Literal["murmur2", "crc32"] = Field(
         "murmur2", description="of the producers: murmur2 (Java, aiokafka) or crc32 (librdkafka)"

@@ -21,6 +21,9 @@ from stream.stages.batch import Batch, Item, Record
 
 _ORIGIN: Final = re.compile(rb"[\w.-]{1,249}/[0-9]{1,9}(/[0-9]{1,9})?/[0-9]{1,18}", re.ASCII)
 
+TOLERANCE: Final = 5 * 60_000
+NO_BOUND: Final = 1 << 62
+
 
 class Decoder:
     """The stage's options: built once, called for every batch."""
@@ -30,7 +33,7 @@ class Decoder:
         self.categories = settings.consent.categories
         self.max_bytes = settings.batch.max_event_bytes
         self.by_event = settings.clock == "event"
-        self.tolerance = settings.future_tolerance
+        self.tolerance = choose_tolerance(settings)
         self.lateness = settings.lateness
         self.partitions = partitions
         self.partitioner: Partitioner = settings.partitioner
@@ -72,9 +75,8 @@ class Decoder:
             if isinstance(decoded, PrivacyRequest):
                 return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
             event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)
-            # Under either clock, or one broken timestamp would make all that comes after it late; a record without a
-            # time of its own (-1) can't tell.
             if event.ts - record.timestamp > self.tolerance and (record.timestamp >= 0 or not self.by_event):
+                # Under the event clock a record without a time of its own (-1) can't tell.
                 check_future(event.ts, record.timestamp, self.tolerance)
             origin = find_origin(record.headers) if record.headers else ""
         except Rejected as rejection:
@@ -94,6 +96,16 @@ class Decoder:
             "user_id",
             f"this person's partition is not {partition}; key records by user_id with {self.partitioner}",
         )
+
+
+def choose_tolerance(settings: Settings) -> int:
+    """Milliseconds that an event may lie after its record.
+
+    Under the event clock none are set unless asked for: a log that was made up may well be ahead of its records.
+    """
+    if settings.future_tolerance is not None:
+        return settings.future_tolerance
+    return NO_BOUND if settings.clock == "event" else TOLERANCE
 
 
 def find_origin(headers: Sequence[tuple[str, bytes]]) -> str:

@@ -110,14 +110,18 @@ def test_a_future_event_is_refused_and_makes_nobody_late(clock: str) -> None:
     tolerance = 5 * MINUTE
     for ahead, refused in ((tolerance, False), (tolerance + 1, True), (100 * YEAR, True)):
         records = [Record(0, NOON, event().at(NOON + ahead).as_json()), Record(1, NOON, event().at(NOON).as_json())]
-        batch = decode(records, clock=clock)
+        batch = decode(records, clock=clock, **({"future_tolerance": tolerance} if clock == "event" else {}))
         assert [rejection.reason for _, rejection in batch.rejected] == ["future_timestamp"] * refused
         assert batch.clock.watermark == (NOON if not refused and clock == "event" else NOON - 5 * MINUTE)
         assert not batch.items[-1].late
 
 
 def test_under_event_time_a_record_without_a_time_refuses_nothing() -> None:
-    assert not decode([Record(0, -1, event().as_json())], clock="event").rejected
+    assert not decode([Record(0, -1, event().as_json())], clock="event", future_tolerance=5 * MINUTE).rejected
+
+
+def test_under_event_time_any_future_is_let_in_unless_a_tolerance_is_set() -> None:
+    assert not decode([Record(0, NOON, event().at(NOON + 100 * YEAR).as_json())], clock="event").rejected
 
 
 def test_a_record_on_another_partition_is_misrouted() -> None:
