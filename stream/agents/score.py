@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from models.lifecycle.registry import Champions
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger
+from stream.agents.observation import observe_batch
 from stream.delivery.attempts import Attempts, Isolation, Plan
 from stream.delivery.breaker import Breaker
 from stream.delivery.commit import Command, commit_batch
@@ -252,7 +253,7 @@ class ScoreSession:
         self._count(len(records), crash is not None)
         seconds |= {"decode": decoded - noted}
         calls = {"attempt": noted - began, "fetch": loaded - decoded, "commit": time.perf_counter() - scored}
-        self._observe(batch, seconds, calls)
+        observe_batch(self.scoring.metrics, batch, seconds, calls)
 
     async def _commit(self, batch: Batch, end: int, last_hash: str, besides: Sequence[Command]) -> None:
         emitted = batch.entries[-1].position if batch.entries else self.fence.emitted
@@ -270,40 +271,6 @@ class ScoreSession:
         self.people.accept(batch)
         self.drain.add(batch.entries)
         self.scoring.newest.extendleft(batch.triggers)
-
-    def _observe(self, batch: Batch, seconds: dict[str, float], calls: dict[str, float]) -> None:
-        """Tell the metrics, once a batch."""
-        metrics = self.scoring.metrics
-        for stage, spent in seconds.items():
-            metrics.stages.of(stage).observe(spent)
-        for call, spent in calls.items():
-            metrics.redis.of(call).observe(spent)
-        metrics.batch_size.of().observe(len(batch.records))
-        now = time.time() * 1000
-        metrics.observe_latency([(now - item.record.timestamp) / 1000 for item in batch.items if item.event])
-        counts = batch.counts
-        results = {("unknown", "dead_letter"): counts["dead_letters"]}
-        for result, prefix in (("scored", "scored:"), ("denied", "denied:"), ("duplicate", "duplicates:")):
-            results |= {(role, result): number for role, number in _strip(counts, prefix).items()}
-        metrics.count_events(results)
-        metrics.dead_letters.add_all(_strip(counts, "dead_letters:"))
-        metrics.late.add(counts["late"])
-        metrics.unknown_fields.add(counts["unknown_fields"])
-        metrics.consents.add(counts["consents"])
-        metrics.denials.add(counts["denied"])
-        metrics.suppressed.add_all(_strip(counts, "suppressed:"))
-        for name, number in _strip(counts, "examples:").items():
-            metrics.examples.add(number, *name.split(":"))
-        for trigger in batch.triggers:
-            metrics.triggers.add(1, trigger.rule, trigger.variant or "")
-        if batch.sentiments:
-            metrics.count_sentiment(
-                Counter(found.source for found in batch.sentiments), Counter(found.label for found in batch.sentiments)
-            )
-
-
-def _strip(counts: Counter[str], prefix: str) -> dict[str, int]:
-    return {name[len(prefix) :]: number for name, number in counts.items() if name.startswith(prefix)}
 
 
 def _describe_crash(error: Exception) -> Rejected:
