@@ -16,18 +16,18 @@ from collections.abc import Callable, Sequence
 from itertools import groupby, islice, takewhile
 from typing import Final
 
-import msgspec
 from aiokafka.errors import KafkaError, ProducerFenced
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from stream.delivery.entries import name_topics, park_entry, read_entry
 from stream.delivery.errors import Refused, RefusedForGood
-from stream.delivery.fence import Fence, Reached, rank, read_fence
+from stream.delivery.fence import Fence, Reached, read_fence
 from stream.delivery.producer import Outgoing, Producer
 from stream.delivery.transactions import MOST, Transactions
 from stream.metrics import Metrics
 from stream.settings import Settings
-from stream.stages.batch import NOWHERE, Entry, Position, Target
+from stream.stages.batch import NOWHERE, Entry, Position
 from stream.state.client import call
 from stream.state.keys import Tag, name_key
 from stream.state.scripts import Argument, Script
@@ -36,8 +36,6 @@ from stream.vitals import Cause, Vitals
 log = logging.getLogger(__name__)
 
 _trim: Final = Script("stream.delivery", "trim.lua")
-_headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
-_pack: Final = msgspec.msgpack.Encoder().encode
 CHUNK: Final = 2_000
 PARTING_SECONDS: Final = 1.0
 REFUSED: Final = "the broker refused it for good"
@@ -268,20 +266,9 @@ class Drain:
         await self._park(entry, f"larger than outbox.max_entry_bytes, {self.entry_bytes}")
 
     async def _park(self, entry: Entry, error: str) -> None:
-        place = name_key("parked", self.tag)
-        packed = _pack(entry.headers)
-        fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", packed, "at", entry.at)
-        try:
-            offset, number = entry.position
-            await call(self.redis, "XADD", place, f"{rank(self.generation, offset)}-{number}", *fields, "error", error)
-        except ResponseError as refusal:
-            if "equal or smaller" not in str(refusal):
-                # A Redis that is full, or a replica: the entry must not go before it lies here.
-                raise
-            # Parked before: the position is taken.
-            return
-        log.error("%s: entry %s parked: %s", self.tag, entry.position, error)
-        self.metrics.outbox_parked.add(1)
+        if await park_entry(self.redis, self.tag, self.generation, entry, error):
+            log.error("%s: entry %s parked: %s", self.tag, entry.position, error)
+            self.metrics.outbox_parked.add(1)
 
     def _count(self, sent: list[Entry]) -> None:
         for target, number in Counter(entry.target for entry in sent).items():
@@ -295,27 +282,3 @@ class Drain:
 def _place(reached: Reached | None, generation: int) -> Position:
     """Up to where entries of this generation's log were sent; another's offsets say nothing of them."""
     return NOWHERE if reached is None or reached.generation != generation else reached.position
-
-
-def name_topics(settings: Settings) -> dict[Target, str]:
-    """Topic that each kind of entry goes to."""
-    topics = settings.topics
-    return {
-        "recommendations": topics.recommendations,
-        "examples": topics.examples,
-        "dead_letters": topics.dead_letters,
-    }
-
-
-def read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
-    """An entry as the streams `outbox` and `parked` hold it."""
-    offset, index = identity.split(b"-")
-    packed = fields[b"headers"]
-    return Entry(
-        Position(int(offset), int(index)),
-        fields[b"target"].decode(),  # type: ignore[arg-type]
-        fields[b"key"],
-        fields[b"value"],
-        _headers.decode(packed) if packed else (),
-        int(fields[b"at"]),
-    )

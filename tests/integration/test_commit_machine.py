@@ -35,6 +35,7 @@ from models.outcomes.windows import Window
 from models.person import Person
 from stream.delivery import outbox
 from stream.delivery.commit import commit_batch
+from stream.delivery.entries import read_entry
 from stream.delivery.errors import Refused
 from stream.delivery.fence import Fence, acquire_fence, advance_fence, read_fence, reset_fence
 from stream.settings import Settings
@@ -445,7 +446,7 @@ class CommitMachine(RuleBasedStateMachine):
         entries = self.admin.xrange(place)
         positions = [tuple(map(int, name.split(b"-"))) for name, _ in entries]
         assert positions == sorted(set(positions))
-        assert [outbox.read_entry(name, fields) for name, fields in entries] == [
+        assert [read_entry(name, fields) for name, fields in entries] == [
             self.model.outbox[position] for position in sorted(self.model.outbox)
         ]
 

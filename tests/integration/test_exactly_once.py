@@ -17,10 +17,11 @@ from redis.asyncio import Redis
 
 from stream.app import Engine
 from stream.broker import TopicSpec, await_coordinators, ensure_topics, probe
+from stream.delivery.entries import name_topics
 from stream.delivery.errors import Refused
 from stream.delivery.fence import acquire_fence, read_fence
 from stream.delivery.lane import Lane
-from stream.delivery.outbox import Drain, name_topics
+from stream.delivery.outbox import Drain
 from stream.delivery.producer import Producer
 from stream.delivery.transactions import Transactions, name_group
 from stream.embedded import Servers
