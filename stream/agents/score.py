@@ -109,7 +109,8 @@ class ScoreSession:
 
     async def close(self) -> None:
         """Stop the drain; the next owner sends what is left."""
-        self.scoring.sessions.pop(self.partition, None)
+        if self.scoring.sessions.get(self.partition) is self:
+            del self.scoring.sessions[self.partition]
         try:
             # Where Redis is away it stands, and counts if others go on here: one more attempt convicts nobody.
             with suppress(RedisError, OSError):

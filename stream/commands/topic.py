@@ -59,16 +59,22 @@ def _find_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
 
 
 async def read_all(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> AsyncGenerator[ConsumerRecord]:
-    """Every record of `partitions` that is there now, each partition in order; ends by itself."""
+    """Every record of `partitions` that is there now, each partition in order; ends by itself.
+
+    Raises `Unreachable` when nothing comes for `PATIENCE` although more lies there: what was read is not all.
+    """
     ends = await find_ends(consumer, partitions)
     await consumer.seek_to_beginning(*partitions)
     heard = time.monotonic()
-    while await _lies_before(consumer, ends) and time.monotonic() - heard < PATIENCE:
+    while await _lies_before(consumer, ends):
         for partition, records in (await consumer.getmany(timeout_ms=100)).items():
-            heard = time.monotonic()
             for record in records:
                 if record.offset < ends[partition]:
                     yield record
+            # Only now: who reads may have taken their time.
+            heard = time.monotonic()
+        if time.monotonic() - heard > PATIENCE:
+            raise Unreachable(f"topic {partitions[0].topic}: the broker stopped answering before its end")
 
 
 async def _lies_before(consumer: AIOKafkaConsumer, ends: Ends) -> bool:

@@ -43,3 +43,7 @@ class PartitionsChanged(DeliveryError):
 
 class RefusedForGood(DeliveryError):
     """The broker refuses a record among those sent, and sending again does not mend it; none of them was sent."""
+
+
+class OutOfStep(DeliveryError):
+    """Somebody else has moved the position from which a partition is read, so that records may be missing."""

@@ -3,7 +3,8 @@
 Assigned, the partition is paused. The lane makes sure that it is still a member of the group (an offset commit, which
 the coordinator refuses to others), takes the fence with a fresh token, makes sure once more, reads the last record
 applied again to see that the log is the one the fence knows, and only then goes on at `next`. Whatever fails after
-that (a refusal, a gap, an error of Redis) ends the session, and the lane begins again from the fence.
+that (a refusal, a position that somebody moved, an error of Redis) ends the session, and the lane begins again from
+the fence.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
 
 from stream.delivery.continuity import judge
-from stream.delivery.errors import BreakerOpen, LogMismatch, NotMember, PartitionsChanged, Refused, StateLost
+from stream.delivery.errors import (
+    BreakerOpen,
+    LogMismatch,
+    NotMember,
+    OutOfStep,
+    PartitionsChanged,
+    Refused,
+    StateLost,
+)
 from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
@@ -46,6 +55,9 @@ CHECK_SECONDS = 1.0
 
 POLL = 200
 """Milliseconds that one read waits for records."""
+
+FRESH_SECONDS = 2.0
+"""How old the broker's last answer may be if it is to say that nothing more lies in the log."""
 
 
 class Lane:
@@ -66,6 +78,9 @@ class Lane:
         """Whether a batch was in flight when the lane had to end, and was cut off."""
         self._stopping: asyncio.Task[None] | None = None
         self._over = False
+        self._turn = source.turns[partition]
+        self._at: int | None = None
+        """Where the client stood after the last seek or read of this lane."""
 
     async def stop(self, seconds: float, kept: float) -> None:
         """End the lane; a batch in flight may finish within `seconds`, counted from the first call.
@@ -90,6 +105,11 @@ class Lane:
         await asyncio.wait([self.task], timeout=kept)
         # It holds from one session to the next, and ends with the last.
         self.source.vitals.resume("breaker", self.tag)
+
+    def abandon(self) -> None:
+        """End the lane at once, whatever it is at."""
+        self._over = True
+        self.task.cancel()
 
     @contextmanager
     def _pause(self, cause: Cause) -> Iterator[None]:
@@ -119,7 +139,7 @@ class Lane:
             wait = 0.0
             try:
                 await self._work()
-            except (Refused, NotMember) as error:
+            except (Refused, NotMember, OutOfStep) as error:
                 self.source.metrics.fence_rejections.add(1)
                 log.warning("%s %d: %s", self.source.name, self.partition.partition, error)
                 wait = 1.5 * self.source.heartbeat
@@ -156,7 +176,7 @@ class Lane:
         try:
             with self._pause("assignment"):
                 self.position = max(await self._open(session, fence, start), start)
-                self._seek(self.position)
+                await self._seek(self.position)
             self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
             self._hold(None)
             await self._serve(session)
@@ -173,8 +193,13 @@ class Lane:
             # Before anything is touched: whoever can read it may be at work there.
             check_form(fence.form)
         start = await self._find_start()
-        begin = start if fence else await self.source.choose_beginning(self.partition, start)
-        await self._check_membership(fence.next if fence else begin)
+        if fence is None:
+            async with self._turn:
+                begin = await self.source.choose_beginning(self.partition, start)
+        else:
+            begin = start
+            await self._check_membership(fence.next)
+        # Without a fence nothing is told to the group yet: its offset would say, if this fails, that state was lost.
         last_hash: Literal["", "-"] = "" if begin == start else CHOSEN
         acquired = await acquire_fence(self.source.redis, self.tag, begin, clear=clear is not None, last_hash=last_hash)
         check_form(acquired.form)
@@ -237,7 +262,7 @@ class Lane:
 
     async def _look(self, fence: Fence, start: int) -> tuple[int, int | None, str | None]:
         """Start, end if it lies below the fence, and the hash of the record before `next` if there is one."""
-        self._seek(fence.next - 1)
+        await self._seek(fence.next - 1)
         while True:
             try:
                 records = await self._read(1)
@@ -253,9 +278,25 @@ class Lane:
             if records:
                 return start, None, hash_record(records[0])
 
-    def _seek(self, offset: int) -> None:
-        self.source.consumer.seek(self.partition, offset)
-        self.source.consumer.resume(self.partition)
+    async def _seek(self, offset: int) -> None:
+        async with self._turn:
+            self._check_turn()
+            self.source.consumer.seek(self.partition, offset)
+            self.source.consumer.resume(self.partition)
+            self._at = offset
+
+    def _check_turn(self) -> None:
+        """Raise `OutOfStep` if this lane is to end: another may read its partition by now."""
+        if self._over:
+            raise OutOfStep("the lane is over")
+
+    def _is_read_out(self) -> bool:
+        """Whether the broker said just now that nothing lies behind what was read, in open transactions neither."""
+        consumer = self.source.consumer
+        high, asked = consumer.highwater(self.partition), consumer.last_poll_timestamp(self.partition)
+        if high is None or asked is None or self._at is None:
+            return False
+        return bool(self._at >= high) and time.time() - asked / 1000 < FRESH_SECONDS
 
     async def _serve(self, session: Session) -> None:
         # Told only where there was work at once: else it says how long nothing came.
@@ -266,8 +307,10 @@ class Lane:
             self.source.check_partitions()
             if not records:
                 began = None
+                quiet = self._is_read_out()
                 await self._check_quiet(session)
-                await session.idle()
+                if quiet:
+                    await session.idle()
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
@@ -292,11 +335,22 @@ class Lane:
             raise Refused(held.owner, held.next, now.owner if now else None, now.next if now else None)
 
     async def _read(self, most: int) -> Sequence[Record]:
-        try:
-            found = await self.source.consumer.getmany(self.partition, timeout_ms=POLL, max_records=most)
-        except NoOffsetForPartitionError:
-            # Left over from before the seek: without a committed offset the client notes that it has none.
-            return []
-        except OffsetOutOfRangeError as error:
-            raise LogMismatch(f"the log does not reach where the fence stands: {error}") from error
+        """The next records. Raises `OutOfStep` unless they follow on those that this lane read, or its seek.
+
+        The client is one for all lanes there ever were of this partition: what one takes, the other does not get, and
+        offsets may have holes, so that the records themselves do not tell.
+        """
+        async with self._turn:
+            self._check_turn()
+            at = await self.source.consumer.position(self.partition)
+            if at != self._at:
+                raise OutOfStep(f"the client stands at {at}, and not at {self._at}, where this lane left it")
+            try:
+                found = await self.source.consumer.getmany(self.partition, timeout_ms=POLL, max_records=most)
+            except NoOffsetForPartitionError:
+                # Left over from before the seek: without a committed offset the client notes that it has none.
+                return []
+            except OffsetOutOfRangeError as error:
+                raise LogMismatch(f"the log does not reach where the fence stands: {error}") from error
+            self._at = await self.source.consumer.position(self.partition)
         return found.get(self.partition, [])  # type: ignore[no-any-return]

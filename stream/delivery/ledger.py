@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
 from schemas.privacy import Place, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.wire import decode_request
+from stream.commands import Unreachable
 from stream.commands.topic import read_all
 from stream.delivery.connection import describe_connection
 from stream.delivery.fence import Fence, advance_fence
@@ -37,7 +40,9 @@ async def restore_consents(
     """Apply the requests of before the record at `held.next`, under that fence; return how many people they are of.
 
     The partition is one `of` so many, `ledger` the number of the privacy topic's. What is known of a person already,
-    and was decided later, stays. Raises `Refused`, with some people restored.
+    and was decided later, stays. Ledger and log may be dated by different clocks, so what withdraws is applied whatever
+    its date: a later grant comes with the log. Raises `Refused`, with some people restored, and `KafkaError` where the
+    ledger can't be read to its end.
     """
     tag = tag_events(partition)
     people: dict[str, Dossier] = {}
@@ -45,14 +50,17 @@ async def restore_consents(
     options = {"enable_auto_commit": False, "isolation_level": "read_committed"}
     async with AIOKafkaConsumer(**describe_connection(settings), **options) as consumer:
         oldest = await _find_time(consumer, TopicPartition(settings.topics.events, partition), held.next)
-        async for place, request in _read_requests(settings, redis, consumer, ledger, oldest):
-            user = request.user_id
-            if find_partition(user, of, settings.partitioner) == partition:
-                if user not in people:
-                    people[user] = Dossier()
-                    flat = await call(redis, "HGETALL", name_key("consent", tag, user))
-                    decode_consent([part for pair in flat.items() for part in pair], people[user])
-                apply_request(people[user], request, place)
+        requests = [
+            (request, place)
+            async for request, place in _read_requests(settings, redis, consumer, ledger, oldest)
+            if find_partition(request.user_id, of, settings.partitioner) == partition
+        ]
+    for user in dict.fromkeys(request.user_id for request, _ in requests):
+        people[user] = Dossier()
+        flat = await call(redis, "HGETALL", name_key("consent", tag, user))
+        decode_consent([part for pair in flat.items() for part in pair], people[user])
+    for request, place in requests:
+        apply_request(people[request.user_id], request, place)
     commands = [("HSET", name_key("consent", tag, user), *encode_consent(known)) for user, known in people.items()]
     for at in range(0, len(commands), MOST):
         await advance_fence(redis, tag, held, held, commands[at : at + MOST])
@@ -74,18 +82,35 @@ async def _find_time(consumer: AIOKafkaConsumer, place: TopicPartition, offset: 
 
 async def _read_requests(
     settings: Settings, redis: Redis, consumer: AIOKafkaConsumer, partitions: int, until: int | None
-) -> AsyncIterator[tuple[tuple[int, Place], PrivacyRequest]]:
-    """Requests dated before `until` (Kafka timestamp, ms; None for all) with their places, each partition in order."""
+) -> AsyncIterator[tuple[PrivacyRequest, tuple[int, Place] | None]]:
+    """Requests dated before `until` (Kafka timestamp, ms; None for all) with their places, each partition in order.
+
+    Of later ones comes what they withdraw, without a place: in its turn each is applied again, whole.
+    """
     topic = settings.topics.privacy
     generations = [
         int(await call(redis, "GET", name_key("generation", tag_source("privacy", number))) or 0)
         for number in range(partitions)
     ]
-    async for record in read_all(consumer, [TopicPartition(topic, number) for number in range(partitions)]):
-        if until is None or record.timestamp < until:
+    try:
+        async for record in read_all(consumer, [TopicPartition(topic, number) for number in range(partitions)]):
             request = _decode(record)
-            if request is not None:
-                yield (record.partition, Place(generations[record.partition], record.offset)), request
+            if request is None:
+                continue
+            if until is None or record.timestamp < until:
+                yield request, (record.partition, Place(generations[record.partition], record.offset))
+            elif withdrawal := _choose_withdrawal(request):
+                yield withdrawal, None
+    except Unreachable as error:
+        raise KafkaConnectionError(str(error)) from error
+
+
+def _choose_withdrawal(request: PrivacyRequest) -> PrivacyRequest | None:
+    """The part of a request that withdraws, None if none does."""
+    if request.action == "erase":
+        return request
+    withdrawn = {purpose: allowed for purpose, allowed in request.consent.items() if not allowed}
+    return msgspec.structs.replace(request, consent=withdrawn) if withdrawn else None
 
 
 def _decode(record: ConsumerRecord) -> PrivacyRequest | None:

@@ -118,12 +118,16 @@ class Drain:
         """Stop sending; what waits stays in Redis for the next owner. What is under way gets a moment to be trimmed."""
         self.closing = True
         self.more.set()
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=PARTING_SECONDS)
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
-        if self.transactions is not None:
-            await self.transactions.close()
+        try:
+            if self.task is not None:
+                await asyncio.wait([self.task], timeout=PARTING_SECONDS)
+        finally:
+            # Also where nobody waits any more: it would send on, for a partition that is others' by then.
+            if self.task is not None:
+                self.task.cancel()
+                await asyncio.gather(self.task, return_exceptions=True)
+            if self.transactions is not None:
+                await self.transactions.close()
 
     def _ended(self) -> bool:
         return self.task is not None and self.task.done()

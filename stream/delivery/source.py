@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -94,6 +95,8 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.max_records = settings.batch.max_records
         self.on_log_mismatch = settings.on_log_mismatch
         self.lanes: dict[TopicPartition, Lane] = {}
+        self.turns: defaultdict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held by who reads a partition: one lane at a time, also where one that should have ended has not."""
         self._parting: list[Lane] = []
         self._finishing = False
         self.consumer: AIOKafkaConsumer
@@ -154,8 +157,13 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         partitions = list(assigned)
         self.metrics.rebalance.of("join").observe(time.monotonic() - self._left)
         self.consumer.pause(*partitions)
-        if not self._finishing:
-            self.lanes.update({partition: Lane(self, partition) for partition in partitions})
+        for partition in partitions:
+            if (former := self.lanes.pop(partition, None)) is not None:
+                # Given again without having been taken away: two lanes would share what comes.
+                former.abandon()
+                self._parting.append(former)
+            if not self._finishing:
+                self.lanes[partition] = Lane(self, partition)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Let the batches in flight finish within the deadline that all share, then let go."""

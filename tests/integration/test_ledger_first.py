@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,9 +15,13 @@ from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
 from schemas.privacy import PURPOSES
+from stream.commands.connections import open_producer
+from stream.delivery.fence import acquire_fence
+from stream.delivery.ledger import restore_consents
 from stream.embedded import Servers
 from stream.produce import Record as Outgoing
 from stream.produce import produce
+from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events
 from tests.integration.workers import PARTITIONS, PINNED, Job
 from tests.unit.factories import NOON, event
@@ -37,13 +44,16 @@ async def job(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path)
     job.end()
 
 
-async def ask(job: Job, people: list[str], allowed: bool) -> None:
+async def ask(job: Job, people: list[str], allowed: bool, ahead: int = 0) -> None:
+    """Send requests, dated by a clock that is `ahead` by so many milliseconds."""
     values = [
         {"request_id": user, "user_id": user, "ts": NOON, "consent": dict.fromkeys(PURPOSES, allowed)}
         for user in people
     ]
-    records = [Outgoing(b"any", msgspec.json.encode(value), []) for value in values]
-    await produce(records, job.settings.kafka.bootstrap, job.settings.topics.privacy)
+    async with open_producer(job.settings) as producer:
+        for value in values:
+            stamp = int(time.time() * 1000) + ahead
+            await producer.send(job.settings.topics.privacy, msgspec.json.encode(value), timestamp_ms=stamp)
 
 
 async def view(job: Job) -> None:
@@ -92,3 +102,46 @@ async def test_consents_of_before_the_oldest_event_hold_for_it_after_redis_was_l
         async for key in job.redis.scan_iter(match=name_key("profile", tag_events(partition)) + ":*", count=1_000)
     }
     assert profiles == set(GRANTED) - set(WITHDRAWN)
+
+
+async def test_a_withdrawal_that_another_clock_dates_later_holds_for_what_is_read_again(
+    job: Job, broker_kind: str
+) -> None:
+    """Would have caught: ledger and log compared as if one clock had dated both."""
+    if broker_kind == "embedded":
+        pytest.skip("Tansu deletes no records")
+    worker = job.start_worker()
+    await ask(job, PEOPLE, True)
+    await ask(job, PEOPLE[:20], False, ahead=3_600_000)
+    await job.wait_until(len(PEOPLE) + 20)
+    assert worker.stop() == 0
+    await cut_off(job)
+    await view(job)
+    await job.redis.flushall()
+    await job.pin(LINEUP)
+    job.start_worker()
+    await job.wait_until(len(PEOPLE))
+    await job.wait_until(2 * len(PEOPLE) + 20)
+    counts = await job.counts()
+    assert (counts["scored"], counts["denied"]) == (len(PEOPLE) - 20, 20)
+
+
+class Slow:
+    """A Redis whose every answer takes a while."""
+
+    def __init__(self, redis: Any) -> None:
+        self.redis = redis
+
+    async def execute_command(self, *command: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.001)
+        return await self.redis.execute_command(*command, **options)
+
+
+async def test_a_ledger_is_read_to_its_end_however_long_that_takes(job: Job) -> None:
+    """Would have caught: a reader that takes its own slowness for the log's end, and lets the rest be unknown."""
+    people = [f"person-{number}" for number in range(8_000)]
+    await ask(job, people, False)
+    async with connect_redis(job.settings) as redis:
+        fence = await acquire_fence(redis, tag_events(0), 5, clear=True)
+        slow: Any = Slow(redis)
+        assert await restore_consents(job.settings, slow, 0, fence, of=1, ledger=1) == len(people)

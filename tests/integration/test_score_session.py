@@ -273,3 +273,20 @@ async def test_an_entry_is_not_trimmed_before_a_full_redis_could_park_it(own_red
         await drain.close()
         assert await redis.xlen(name_key("outbox", TAG)) == 0
         assert await redis.xlen(name_key("parked", TAG)) == 1
+
+
+async def test_a_drain_ends_although_nobody_waits_for_its_end_any_more(client: Redis) -> None:
+    """Would have caught: a lane that is stopped while its session closes, and a drain that sends on behind it."""
+    settings, vitals = open_to_all(), Vitals()
+    refuser = Refuser(settings, failures=10**9)
+    drain = Drain(settings, client, refuser, TAG, await acquire_fence(client, TAG, 0), Metrics(), vitals)
+    await drain.open()
+    drain.add([Entry(Position(7, 1), "dead_letters", b"k", b"v", (), NOON)])
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(drain.close())
+    await asyncio.sleep(0.1)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert drain.task is not None
+    assert drain.task.done()
+    assert vitals.pauses() == {}
