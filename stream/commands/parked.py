@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError
 from redis.asyncio import Redis
 
 from stream.commands import CommandError
 from stream.commands.connections import count_partitions, name_outages, open_producer, open_redis
 from stream.commands.output import print_json, print_line, print_table, write_time
 from stream.delivery.entries import name_topics, read_entry
+from stream.delivery.packing import FOR_GOOD
 from stream.partition import Partitioner, hash_key
 from stream.settings import Settings
 from stream.stages.batch import Entry
@@ -31,7 +31,6 @@ CHUNK: Final = 100
 """Entries read at once; each may be large."""
 MOST_BYTES: Final = 256 * 1024 * 1024
 """Size that the client lets pass: the broker is to judge."""
-REFUSALS: Final = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError)
 COLUMNS: Final = ("at", "topic", "time", "error", "size")
 
 
@@ -150,6 +149,6 @@ async def _send_on(
             partition=hash_key(entry.key, partitioner) % partitions if entry.key else 0,
             headers=list(entry.headers),
         )
-    except REFUSALS:
+    except FOR_GOOD:
         return "refused"
     return "sent"
