@@ -6,8 +6,9 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | key | type | what |
 |---|---|---|
 | `nudge` | hash | `partitions`, `partitioner`: what the events topic was when state was first written |
-| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation`;
-`clearing` while what an older fence left behind is deleted; `reached`, `<generation>/<position>`, under exactly_once |
+| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation`,
+`form`; `clearing` while what an older fence left behind is deleted; `reached`, `<generation>/<position>`, under
+exactly_once |
 | `attempts:{p7}` | hash | token of a process -> `<from> <to>` of the batch that it began and neither committed nor gave
 up; `suspect` -> offset up to which something ends processes |
 | `crashes:{p7}` | list | numbers (of all events done in the partition, from 0) of the last that were dead-lettered as
