@@ -35,9 +35,13 @@ COLUMNS: Final = ("at", "topic", "time", "error", "size")
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """One parked entry of a partition of the events topic, and why it lies there (empty where that was not kept)."""
+    """One parked entry of a partition of the events topic, and why it lies there (empty where that was not kept).
+
+    `identity` is its id in the stream, which is its position unless a higher one was parked before it.
+    """
 
     partition: int
+    identity: bytes
     entry: Entry
     error: str
 
@@ -53,7 +57,7 @@ async def read_parked(redis: Redis) -> AsyncIterator[Parked]:
             for identity, flat in some:
                 fields = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
                 error = fields.get(b"error", b"").decode("utf-8", "replace")
-                yield Parked(partition, read_entry(identity, fields), error)
+                yield Parked(partition, identity, read_entry(identity, fields), error)
             since = f"({some[-1][0].decode()}"
 
 
@@ -102,7 +106,7 @@ async def replay_parked(settings: Settings, *, limit: int | None = None, dry_run
                     with name_outages(settings):
                         result = await _send_on(producer, each.entry, topic, sizes[topic], settings.partitioner)
                     if result == "sent":
-                        await redis.xdel(name_key("parked", tag_events(each.partition)), str(each.entry.position))
+                        await redis.xdel(name_key("parked", tag_events(each.partition)), each.identity)
                 counts[result] += 1
     _report(counts, dry_run=dry_run)
     return counts["sent"]

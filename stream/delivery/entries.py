@@ -29,8 +29,8 @@ def name_topics(settings: Settings) -> dict[Target, str]:
 
 
 def read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
-    """An entry as the streams `outbox` and `parked` hold it."""
-    offset, index = identity.split(b"-")
+    """An entry as the streams `outbox` and `parked` hold it; its position is the id where no field names another."""
+    offset, index = fields.get(b"position", identity).split(b"-")
     packed = fields[b"headers"]
     return Entry(
         Position(int(offset), int(index)),
@@ -44,14 +44,26 @@ def read_entry(identity: bytes, fields: dict[bytes, bytes]) -> Entry:
 
 async def park_entry(redis: Redis, tag: Tag, generation: int, entry: Entry, error: str) -> bool:
     """Put an entry aside that can't be sent, and why; False if it lies there already. Raises `RedisError`."""
-    fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", _pack(entry.headers))
-    offset, number = entry.position
+    key, (offset, number) = name_key("parked", tag), entry.position
     place = f"{rank(generation, offset)}-{number}"
+    fields = ("target", entry.target, "key", entry.key, "value", entry.value, "headers", _pack(entry.headers))
+    rest = (*fields, "at", entry.at, "error", error)
     try:
-        await call(redis, "XADD", name_key("parked", tag), place, *fields, "at", entry.at, "error", error)
+        await call(redis, "XADD", key, place, *rest)
     except ResponseError as refusal:
         if "equal or smaller" not in str(refusal):
             # A Redis that is full, or a replica: the entry must not go before it lies here.
             raise
-        return False
+        if await _is_parked(redis, key, place, entry):
+            return False
+        # Ids grow, but a fence that was moved backwards leads to lower places; twice here is better than nowhere.
+        await call(redis, "XADD", key, "*", "position", place, *rest)
     return True
+
+
+async def _is_parked(redis: Redis, key: str, place: str, entry: Entry) -> bool:
+    """Whether this entry lies in its place, and not what was decided there before with other settings."""
+    for _, fields in await call(redis, "XRANGE", key, place, place):
+        there = read_entry(place.encode(), fields)
+        return (there.target, there.key, there.value) == (entry.target, entry.key, entry.value)
+    return False

@@ -529,6 +529,16 @@ def test_parked_entries_are_sent_on_and_forgotten(place: Place) -> None:
     assert "0 of 0 parked entries" in place.run("dlq", "list", "--parked").output
 
 
+def test_an_entry_parked_below_another_is_listed_in_its_place_and_forgotten_once_sent(place: Place) -> None:
+    place.create_all()
+    park(place, 0, large(7, "examples", b"ann", 1_000), large(3, "examples", b"bob", 2_000))
+    rows = [json.loads(line) for line in place.run("dlq", "list", "--parked", "--json").output.splitlines()]
+    assert [row["at"] for row in rows] == ["0/7-1", "0/3-1"]
+    assert "2 parked entries sent on" in place.run("dlq", "replay", "--parked").output
+    assert sorted(each.key or b"" for each in place.read("examples", 2)) == [b"ann", b"bob"]
+    assert place.redis.xlen("parked:{p0}") == 0
+
+
 def test_a_parked_trigger_that_may_no_longer_be_sent_stays(place: Place) -> None:
     place.create_all()
     now = int(time.time() * 1_000)

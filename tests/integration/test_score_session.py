@@ -17,8 +17,9 @@ from models.lifecycle.registry import Champions
 from models.outcomes.features import SCHEMA
 from schemas.privacy import KIND_HEADER
 from stream.agents.score import ScoreSession, Scoring
+from stream.delivery.entries import read_entry
 from stream.delivery.errors import Refused
-from stream.delivery.fence import acquire_fence
+from stream.delivery.fence import acquire_fence, place_fence
 from stream.delivery.outbox import Drain
 from stream.delivery.producer import Outgoing, Producer
 from stream.metrics import Metrics
@@ -203,6 +204,29 @@ async def test_an_entry_of_a_log_made_anew_is_parked_beside_those_of_the_old(cli
         await drain._deliver([Entry(Position(offset, 1), "dead_letters", b"k", b"x" * 2_000, (), NOON)])
     parked: Any = await client.xrange(name_key("parked", TAG))
     assert [identity for identity, _ in parked] == [b"7-1", b"1000000000003-1"]
+
+
+async def test_an_entry_below_one_that_was_parked_before_is_parked_too(client: Redis) -> None:
+    # Given: an entry parked, and a fence that an operator then moved back
+    settings, metrics = Settings(outbox={"max_entry_bytes": 1_000}), Metrics()
+    fence = await acquire_fence(client, TAG, 0)
+    drain = Drain(settings, client, Refuser(settings), TAG, fence, metrics, Vitals())
+    await drain._deliver([Entry(Position(70, 1), "examples", b"k", b"a" * 2_000, (), NOON)])
+    await place_fence(client, TAG, fence, 40, clear=False)
+
+    # When: other entries are too large now, one in a lower place and one in the same
+    fence = await acquire_fence(client, TAG, 0)
+    drain = Drain(settings, client, Refuser(settings), TAG, fence, metrics, Vitals())
+    others = [Entry(Position(place, 1), "examples", b"k", b"b" * 2_000, (), NOON) for place in (45, 70)]
+    await drain._deliver(others)
+
+    # Then: all lie there with their places, the first known by its id, and were counted
+    parked: Any = await client.xrange(name_key("parked", TAG))
+    found = [read_entry(identity, fields) for identity, fields in parked]
+    assert [(each.position, each.value[:1]) for each in found] == [
+        (Position(70, 1), b"a"), (Position(45, 1), b"b"), (Position(70, 1), b"b"),
+    ]  # fmt: skip
+    assert metrics.outbox_parked.total() == 3
 
 
 async def test_a_redis_that_may_evict_stops_the_start(own_redis: Any) -> None:
