@@ -236,7 +236,7 @@ class Engine:
         learning = Learning(self.settings, self.redis, self.key, self.metrics)
 
         def open_privacy(partition: int, fence: Fence) -> Session:
-            return PrivacySession(self.settings, self.redis, self.producer, partition, fence)
+            return PrivacySession(self.settings, self.redis, self.producer, partition, fence, self.metrics)
 
         async def clear(partition: int, fence: Fence) -> None:
             # A Redis that lost the fence may have lost this too.

@@ -72,9 +72,7 @@ fence = typer.Typer(help="Say where partitions go on.", no_args_is_help=True, ri
 app.add_typer(fence, name="fence")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Parked = Annotated[
-    bool, typer.Option("--parked", help="Outbox entries that could not be sent, instead of dead letters.")
-]
+Parked = Annotated[bool, typer.Option("--parked", help="Entries that could not be sent, instead of dead letters.")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 

@@ -2,10 +2,12 @@
 
 Their place there decides from when they hold, so that a replay agrees. A request carries its place in the ledger
 along; when it is passed on twice (a crash between acknowledgement and fence), the gate knows the second copy by it.
+What can not be read is dead-lettered, or parked where the broker refuses that for good.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -15,26 +17,32 @@ from redis.asyncio import Redis
 from schemas.privacy import KIND_HEADER, LEDGER_HEADER, Place
 from schemas.reasons import Rejected
 from schemas.wire import decode_request
+from stream.delivery.entries import REFUSED, park_entry
 from stream.delivery.errors import DeliveryError
 from stream.delivery.fence import Fence, advance_fence, hash_record
 from stream.delivery.producer import Outgoing, Producer
+from stream.metrics import Metrics
 from stream.settings import Settings
-from stream.stages.batch import Record
+from stream.stages.batch import Entry, Position, Record
 from stream.stages.letters import write_headers
 from stream.state.keys import tag_source
 
 _json = msgspec.json.Encoder()
+log = logging.getLogger(__name__)
 
 
 class PrivacySession:
     """Passes on the requests of one partition of the ledger."""
 
-    def __init__(self, settings: Settings, redis: Redis, producer: Producer, partition: int, fence: Fence) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, producer: Producer, partition: int, fence: Fence, metrics: Metrics
+    ) -> None:
         self.settings = settings
         self.redis = redis
         self.producer = producer
         self.partition = partition
         self.fence = fence
+        self.metrics = metrics
         self.tag = tag_source("privacy", partition)
 
     async def open(self) -> int:
@@ -52,14 +60,26 @@ class PrivacySession:
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Send each request on, or to the dead letters, and move the fence once all are acknowledged."""
-        refused = await self.producer.send([self._pass_on(record) for record in records])
-        if refused:
+        outgoing = [self._pass_on(record) for record in records]
+        refused = await self.producer.send(outgoing)
+        requests = [number for number in refused if outgoing[number].topic == self.settings.topics.events]
+        if requests:
             # Neither dropped nor passed over: what a person asked for holds the ledger up until somebody looks.
-            raise DeliveryError(f"the broker refuses the request at offset {records[refused[0]].offset} for good")
+            raise DeliveryError(f"the broker refuses the request at offset {records[requests[0]].offset} for good")
+        for number in refused:
+            await self._park(records[number], outgoing[number])
         last = records[-1]
         to = msgspec.structs.replace(self.fence, next=last.offset + 1, last_hash=hash_record(last))
         await advance_fence(self.redis, self.tag, self.fence, to, ())
         self.fence = to
+
+    async def _park(self, record: Record, letter: Outgoing) -> None:
+        """Put a dead letter aside: nobody asked for anything in it, and it must not hold up who did."""
+        at = Position(record.offset, 1)
+        entry = Entry(at, "dead_letters", letter.key, letter.value, letter.headers, record.timestamp)
+        if await park_entry(self.redis, self.tag, self.fence.generation, entry, REFUSED):
+            log.error("%s: entry %s parked: %s", self.tag, at, REFUSED)
+            self.metrics.outbox_parked.add(1)
 
     def _pass_on(self, record: Record) -> Outgoing:
         topics = self.settings.topics

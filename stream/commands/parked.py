@@ -1,7 +1,8 @@
-"""`nudge dlq --parked`: outbox entries that could not be sent, listed, and sent on once the reason is gone.
+"""`nudge dlq --parked`: entries that could not be sent, listed, and sent on once the reason is gone.
 
-They lie in Redis beside the outbox that they left. Replay sends each to the topic and partition that the worker would
-have chosen and forgets it after the acknowledgement, so a replay that is cut short may send one twice and loses none.
+They lie in Redis beside the outbox that they left, and dead letters of the ledger under its partitions. Replay sends
+each to the topic and partition that the worker would have chosen and forgets it after the acknowledgement, so a replay
+that is cut short may send one twice and loses none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from stream.partition import Partitioner, hash_key
 from stream.settings import Settings
 from stream.stages.batch import Entry
 from stream.state.client import call
-from stream.state.keys import Tag, name_key, tag_events
+from stream.state.keys import Tag, name_key, tag_events, tag_source
 from stream.state.partition import read_partitions
 
 CHUNK: Final = 100
@@ -35,43 +36,56 @@ COLUMNS: Final = ("at", "topic", "time", "error", "size")
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """One parked entry of a partition of the events topic, and why it lies there (empty where that was not kept).
+    """One parked entry of a partition of `events` or `privacy`, and why it lies there (empty where that was not kept).
 
     `identity` is its id in the stream, which is its position unless a higher one was parked before it.
     """
 
+    source: str
     partition: int
     identity: bytes
     entry: Entry
     error: str
 
+    @property
+    def key(self) -> str:
+        """Key of the stream that it lies in."""
+        return name_key("parked", tag_source(self.source, self.partition))
 
-async def read_parked(redis: Redis) -> AsyncIterator[Parked]:
-    """All that is parked, partition after partition, each in order. Raises `CommandError` without state in Redis."""
+    def __str__(self) -> str:
+        place = f"{self.partition}/{self.entry.position}"
+        return place if self.source == "events" else f"{self.source}/{place}"
+
+
+async def read_parked(redis: Redis, ledger: int) -> AsyncIterator[Parked]:
+    """All that is parked, partition after partition, each in order; the privacy topic has `ledger` partitions.
+
+    Raises `CommandError` without state in Redis.
+    """
     layout = await read_partitions(redis)
     if layout is None:
         raise CommandError("no state in Redis: no worker has run on it yet")
-    for partition in range(layout[0]):
-        key, since = name_key("parked", tag_events(partition)), "-"
+    counts = {"events": layout[0], "privacy": ledger}
+    for source, partition in [(source, each) for source, count in counts.items() for each in range(count)]:
+        key, since = name_key("parked", tag_source(source, partition)), "-"
         while some := await call(redis, "XRANGE", key, since, "+", "COUNT", CHUNK):
             for identity, flat in some:
                 fields = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
                 error = fields.get(b"error", b"").decode("utf-8", "replace")
-                yield Parked(partition, identity, read_entry(identity, fields), error)
+                yield Parked(source, partition, identity, read_entry(identity, fields), error)
             since = f"({some[-1][0].decode()}"
 
 
 async def list_parked(settings: Settings, *, limit: int, as_json: bool = False) -> None:
     """Print the newest `limit` parked entries, the newest last: where to, why and when, nothing of what they hold."""
-    topics = name_topics(settings)
+    sizes, topics = await count_partitions(settings), name_topics(settings)
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     async with open_redis(settings) as redis:
-        async for each in read_parked(redis):
+        async for each in read_parked(redis, sizes.get(settings.topics.privacy, 0)):
             entry = each.entry
             counts[topics[entry.target]] += 1
-            place = f"{each.partition}/{entry.position}"
-            values = (place, topics[entry.target], entry.at, each.error, len(entry.value))
+            values = (str(each), topics[entry.target], entry.at, each.error, len(entry.value))
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     shown = sorted(rows, key=lambda row: row["time"])[-limit:]
     if as_json:
@@ -91,13 +105,14 @@ async def replay_parked(settings: Settings, *, limit: int | None = None, dry_run
     when the broker refused some again; those stay too.
     """
     sizes, topics = await count_partitions(settings), name_topics(settings)
+    ledger = sizes.get(settings.topics.privacy, 0)
     counts: Counter[str] = Counter()
     async with open_redis(settings) as redis:
-        wanted = {topics[each.entry.target] async for each in read_parked(redis)}
+        wanted = {topics[each.entry.target] async for each in read_parked(redis, ledger)}
         if gone := sorted(wanted - set(sizes)):
             raise CommandError(f"topics {', '.join(gone)}: not on the broker; nothing was sent")
         async with open_producer(settings, max_request_size=MOST_BYTES) as producer:
-            async for each in read_parked(redis):
+            async for each in read_parked(redis, ledger):
                 if counts["sent"] == limit:
                     break
                 result = await _judge(settings, redis, each)
@@ -106,7 +121,7 @@ async def replay_parked(settings: Settings, *, limit: int | None = None, dry_run
                     with name_outages(settings):
                         result = await _send_on(producer, each.entry, topic, sizes[topic], settings.partitioner)
                     if result == "sent":
-                        await redis.xdel(name_key("parked", tag_events(each.partition)), each.identity)
+                        await redis.xdel(each.key, each.identity)
                 counts[result] += 1
     _report(counts, dry_run=dry_run)
     return counts["sent"]

@@ -14,6 +14,9 @@ from stream.stages.batch import Entry, Position, Target
 from stream.state.client import call
 from stream.state.keys import Tag, name_key
 
+REFUSED: Final = "the broker refused it for good"
+"""Why an entry was parked, where it was not left out for its size."""
+
 _headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
 _pack: Final = msgspec.msgpack.Encoder().encode
 

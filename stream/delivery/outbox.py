@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from stream.delivery.entries import name_topics, park_entry, read_entry
+from stream.delivery.entries import REFUSED, name_topics, park_entry, read_entry
 from stream.delivery.errors import Refused, RefusedForGood
 from stream.delivery.fence import Fence, Reached, read_fence
 from stream.delivery.producer import Outgoing, Producer
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 _trim: Final = Script("stream.delivery", "trim.lua")
 CHUNK: Final = 2_000
 PARTING_SECONDS: Final = 1.0
-REFUSED: Final = "the broker refused it for good"
 
 
 class Drain:

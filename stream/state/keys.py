@@ -16,9 +16,9 @@ up; `suspect` -> offset up to which something ends processes |
 | `generation:{p7}` | string | the fence's `generation` if it is not 0, for a fence that gets lost |
 | `counts:{p7}` | hash | events by result; counted in the commit, so each once |
 | `outbox:{p7}` | stream | entries for Kafka; the id is the position `<source offset>-<index>`, the index from 1 |
-| `parked:{p7}` | stream | outbox entries that the broker refused for good, `error` says why; in later generations the
-offset in the id is higher by 10^12 for each. Below one that was parked before, the id is Redis' own and the field
-`position` holds that place |
+| `parked:{p7}` | stream | outbox entries that the broker refused for good, and dead letters of the ledger; `error`
+says why. In later generations the offset in the id is higher by 10^12 for each. Below one
+that was parked before, the id is Redis' own and the field `position` holds that place |
 | `replayed:{p7}` | set | where records that were sent back from the dead letters, and applied, were read first. It is
 never trimmed: some 100 bytes for each such record |
 | `due:{p7}` | sorted set | open windows by deadline (ms); member `<window id> <user>` |

@@ -25,6 +25,7 @@ from schemas.trigger import RecommendationTrigger, RecommendedItem
 from stream.broker import probe
 from stream.cli import app
 from stream.commands.topic import PATIENCE
+from stream.delivery.entries import REFUSED, park_entry
 from stream.delivery.fence import acquire_fence
 from stream.delivery.outbox import Drain
 from stream.delivery.producer import Producer
@@ -33,7 +34,7 @@ from stream.partition import Partitioner, find_partition
 from stream.settings import Settings
 from stream.stages.batch import Entry, Position, Target
 from stream.state.client import connect_redis
-from stream.state.keys import tag_events
+from stream.state.keys import tag_events, tag_source
 from stream.vitals import Vitals
 
 DAY = 86_400_000
@@ -527,6 +528,24 @@ def test_parked_entries_are_sent_on_and_forgotten(place: Place) -> None:
     assert {each.value for each in sent} == {b"x" * size}
     assert {tuple(each.headers) for each in sent} == {(("model", b"conversion"), ("empty", None))}
     assert "0 of 0 parked entries" in place.run("dlq", "list", "--parked").output
+
+
+def test_a_parked_dead_letter_of_the_ledger_is_listed_and_sent_on(place: Place) -> None:
+    place.create_all()
+    park(place, 1, large(7, "examples", b"ann", 1_000))
+    asyncio.run(_park_letter(place, 2, large(5, "dead_letters", b"bob", 2_000)))
+    rows = [json.loads(line) for line in place.run("dlq", "list", "--parked", "--json").output.splitlines()]
+    assert [(row["at"], row["topic"]) for row in rows] == [
+        ("1/7-1", place.topics["examples"]), ("privacy/2/5-1", place.topics["dead_letters"]),
+    ]  # fmt: skip
+    assert "2 parked entries sent on" in place.run("dlq", "replay", "--parked").output
+    assert [each.key for each in place.read("dead_letters", 1)] == [b"bob"]
+    assert place.redis.xlen("parked:{privacy2}") == 0
+
+
+async def _park_letter(place: Place, partition: int, entry: Entry) -> None:
+    async with connect_redis(Settings(redis={"url": place.redis_url})) as redis:
+        await park_entry(redis, tag_source("privacy", partition), 0, entry, REFUSED)
 
 
 def test_an_entry_parked_below_another_is_listed_in_its_place_and_forgotten_once_sent(place: Place) -> None:
