@@ -70,17 +70,16 @@ async def test_a_first_start_at_the_end_reads_nothing_that_is_older(job: Job) ->
 
 async def test_a_first_start_at_the_end_stays_one_when_redis_refuses_it_at_first(job: Job) -> None:
     """Would have caught: an offset told to the group before there is a fence, taken for a loss of state later."""
-    # Given: a Redis that answers and takes nothing, and knows the layout, so that workers do start
-    await job.redis.hset("nudge", mapping={"partitions": PARTITIONS, "partitioner": "murmur2"})
     configure(job, start_from="latest")
+    worker = job.start_worker()
+    for _ in range(300):
+        if await asyncio.to_thread(worker.causes):
+            break
+        await asyncio.sleep(0.05)
+    # When: Redis takes nothing just when partitions are taken first
     await job.redis.config_set("maxmemory", "1")
     try:
-        worker = job.start_worker()
-        for _ in range(300):
-            if "redis" in await asyncio.to_thread(worker.causes):
-                break
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(4.0)
     finally:
         await job.redis.config_set("maxmemory", "0")
     await worker.wait_ready()
