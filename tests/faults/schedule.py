@@ -186,9 +186,22 @@ class Schedule:
         """Wait until every worker says that it is ready; one that does not for long is not waited for."""
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(worker.wait_ready() for worker in self.lives))
+                await asyncio.gather(*(self._bring_up(slot) for slot in range(len(self.lives))))
         except TimeoutError:
             self.notes.append("not settled")
+
+    async def _bring_up(self, slot: int) -> None:
+        """Wait until a worker is ready; one that met a server that was away as it began is started again."""
+        while True:
+            worker = self.lives[slot]
+            try:
+                await worker.wait_ready()
+                return
+            except AssertionError:
+                if worker.process.poll() is None:
+                    raise
+                self.notes.append("began anew")
+                self.lives[slot] = self.start(slot)
 
     async def send(self, records: Sequence[Record]) -> None:
         """Write records to the events topic, in parts; a part that a broker's end cut short is written again, whole."""
@@ -365,6 +378,7 @@ class Schedule:
     async def _judge(self) -> Verdict:
         records = await self.job.read(self.job.settings.topics.events)
         ends = {p: 1 + max((r.offset for r in records if r.partition == p), default=-1) for p in range(PARTITIONS)}
+        await self.settle(12)
         await self.until(lambda: self._reached(ends), "end of the log")
         await self.until(self._drained, "empty outbox")
         output = {name: await self.job.read(getattr(self.job.settings.topics, name)) for name in TOPICS}

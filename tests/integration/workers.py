@@ -72,9 +72,12 @@ class Worker:
         self.port = free_port()
         self.log = folder / f"{name}.log"
         config = folder / "nudge.yaml"
-        config.write_text(
+        # In one step: another worker may be reading it.
+        draft = folder / f"{name}.yaml"
+        draft.write_text(
             yaml.safe_dump(settings.model_dump(mode="json", exclude={"models": {"snapshot_key"}, "http": True}))
         )
+        draft.replace(config)
         env = {name: value for name, value in os.environ.items() if not name.startswith("NUDGE_")}
         env |= {
             "NUDGE_CONFIG": str(config),
