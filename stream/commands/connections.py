@@ -71,23 +71,24 @@ def list_options(settings: Settings) -> dict[str, Any]:
 
 
 @contextmanager
-def name_outages(settings: Settings) -> Iterator[None]:
-    """Turn an outage of either server inside the block into `Unreachable`, a refusal into `CommandError`."""
+def name_outages(settings: Settings, heard: Heard | None = None) -> Iterator[None]:
+    """Turn an outage of either server inside the block into `Unreachable`, a refusal into `CommandError`.
+
+    What was `heard` of the Kafka client meanwhile is named as the reason.
+    """
     advice = "is it running, and are address and credentials right? `nudge doctor` checks both servers"
     redis, broker = f"Redis at {name_redis(settings.redis.url)}", f"broker at {settings.kafka.bootstrap}"
-    heard = Heard()
     try:
-        with quiet_kafka(heard):
-            yield
+        yield
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise Unreachable(f"{redis}: {_name(error)}; {advice} (redis.url, NUDGE_REDIS_URL)") from error
     except OUTAGES as error:
-        reason = _name(error, heard.last)
+        reason = _name(error, heard.last if heard else None)
         raise Unreachable(f"{broker}: {reason}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
     except BrokerError as error:
         if not isinstance(error.__cause__, OUTAGES):
             raise CommandError(f"{broker}: {error}") from error
-        reason = _name(error.__cause__, heard.last)
+        reason = _name(error.__cause__, heard.last if heard else None)
         raise Unreachable(f"{broker}: {reason}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
     except RedisError as error:
         raise CommandError(f"{redis} refused: {error}") from error
@@ -161,7 +162,8 @@ async def count_partitions(settings: Settings) -> dict[str, int]:
 @asynccontextmanager
 async def _started(settings: Settings, client: Any) -> AsyncIterator[Any]:
     stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-    with name_outages(settings), quiet_kafka():
+    heard = Heard()
+    with name_outages(settings, heard), quiet_kafka(heard):
         try:
             await client.start()
             yield client

@@ -27,7 +27,7 @@ from stream.commands.checks import (
     check_settings,
     check_topics,
 )
-from stream.commands.connections import list_options, name_outages, name_redis, open_redis, quiet_kafka
+from stream.commands.connections import Heard, list_options, name_outages, name_redis, open_redis, quiet_kafka
 from stream.commands.output import print_json, print_line, print_table
 from stream.settings import BadSettings, Settings
 from stream.state.client import ask_servers
@@ -43,7 +43,8 @@ async def examine_broker(settings: Settings) -> tuple[list[Check], Topics | None
         bootstrap = connection.pop("bootstrap_servers")
         # The probe brings a time-out of its own.
         connection.pop("request_timeout_ms")
-        with name_outages(settings), quiet_kafka():
+        heard = Heard()
+        with name_outages(settings, heard), quiet_kafka(heard):
             topics = await describe_topics(bootstrap, wanted, connection=connection)
     except (CommandError, BadSettings) as error:
         return [Check("broker", "fail", *_split(error))], None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,7 +310,8 @@ async def test_a_log_made_anew_does_not_wait_for_an_outbox_that_nobody_sends(red
     async with connect_redis(Settings(redis={"url": redis_url})) as client:
         fence = await acquire_fence(client, TAG, 0)
         await client.xadd(name_key("outbox", TAG), {"target": "examples"}, id="1-1")
-        source: Any = SimpleNamespace(name="events", redis=client, vitals=Vitals())
+        turns = defaultdict(asyncio.Lock)
+        source: Any = SimpleNamespace(name="events", redis=client, vitals=Vitals(), turns=turns)
         lane = Lane(source, TopicPartition("events", 0))
         lane.task.cancel()
         session: Any = SimpleNamespace(wait_for_room=fail)
