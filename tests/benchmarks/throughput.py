@@ -49,6 +49,8 @@ FAUST: Final = (
     "worker",
     "-l",
     "warn",
+    # The option wins over the app's own setting, and the port would be the same for all.
+    "--without-web",
 )
 OUTPUTS: Final = ("recommendations", "examples", "dead_letters")
 PROGRESS: Final = "faust:events"
