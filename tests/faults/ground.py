@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stream.embedded import Guard, Server, start_kafka, start_redis, start_tansu
-from tests.faults.nursery import Nursery
 from tests.faults.plan import Plan
 from tests.faults.schedule import Schedule
 from tests.faults.verifier import Verdict
@@ -22,8 +21,6 @@ class Ground:
         self.kind = broker
         self.guard = guard
         self.stack = ExitStack()
-        self.nursery = Nursery()
-        self.stack.callback(self.nursery.close)
         self.kafka: Server | None = None
         if broker == "kafka":
             server = self.kafka = start_kafka(Path(os.environ["KAFKA_HOME"]), guard.make_folder(), guard=guard)
@@ -37,7 +34,7 @@ class Ground:
     async def run(self, plan: Plan, mutant: str = "none") -> tuple[Schedule, Verdict]:
         """Carry out a plan; the workers' logs are kept where FAULTS_KEEP names a folder and it failed."""
         folder = self.guard.make_folder()
-        schedule = Schedule(plan, folder, self.redis, self.bootstrap, self.kafka, mutant, self.nursery.spawn)
+        schedule = Schedule(plan, folder, self.redis, self.bootstrap, self.kafka, mutant)
         try:
             try:
                 verdict = await schedule.run()

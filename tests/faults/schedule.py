@@ -33,7 +33,7 @@ from stream.settings import AbandonedRule, ScoreRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
 from tests.faults.plan import PARTITIONS, Family, Fault, Plan, compose, compose_plain
 from tests.faults.verifier import Verdict, ask_oracle, verify, verify_commuting, verify_live
-from tests.integration.workers import KEY, PINNED, Job, Spawn, Worker
+from tests.integration.workers import KEY, PINNED, Job, Worker
 from tests.unit.reference import Record, Reference, make_lineup
 from tests.unit.test_batch_invariance import MINUTE, eager
 
@@ -79,11 +79,9 @@ class Schedule:
         bootstrap: str,
         kafka: Server | None = None,
         mutant: str = "none",
-        spawn: Spawn | None = None,
     ) -> None:
         self.plan = plan
         self.mutant = mutant
-        self.spawn = spawn
         self.redis_server = redis_server
         self.kafka = kafka
         url = f"redis://127.0.0.1:{redis_server.port}/0"
@@ -137,9 +135,7 @@ class Schedule:
             "FAULTS_SKEW": str(skew),
             "TMPDIR": str(self.job.folder),
         }
-        worker = Worker(
-            self.job.settings, self.job.folder, name, self.mutant, variables, "tests.faults.worker", self.spawn
-        )
+        worker = Worker(self.job.settings, self.job.folder, name, self.mutant, variables, "tests.faults.worker")
         self.job.workers.append(worker)
         return worker
 

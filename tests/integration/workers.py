@@ -9,12 +9,11 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from stream.produce import Record as Outgoing
 from stream.produce import produce
 from stream.settings import Settings
 from stream.state.keys import name_key, tag_events, tag_source
+from tests.integration.program import Program
 from tests.unit.reference import Record, Reference, WordScorer
 
 ROOT = Path(__file__).parents[2]
@@ -44,16 +44,6 @@ PARTITIONS = 4
 DONE = ("scored", "denied", "duplicates", "dead_letters", "consents")
 PINNED = 10**9
 """No learner gets so far: one that published this version itself would write over the pinned models."""
-
-
-Spawn = Callable[[Sequence[str], Mapping[str, str], Path, Path], Any]
-"""Starts a process: command, environment, folder, file for what it says."""
-
-
-def start_process(command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A process started in the usual way."""
-    with log.open("wb") as out:
-        return subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out)
 
 
 class Worker:
@@ -67,7 +57,6 @@ class Worker:
         wrong: str = "",
         variables: Mapping[str, str] | None = None,
         script: str = "tests.integration.rough_worker",
-        spawn: Spawn | None = None,
     ) -> None:
         self.port = free_port()
         self.log = folder / f"{name}.log"
@@ -86,8 +75,8 @@ class Worker:
             "PYTHONPATH": str(ROOT),
             **(variables or {}),
         }
-        command = ["-m", script, wrong] if wrong else ["-m", "stream.cli", "worker"]
-        self.process = (spawn or start_process)([sys.executable, *command], env, folder, self.log)
+        module, argument = (script, wrong) if wrong else ("stream.cli", "worker")
+        self.process = Program(module, [argument], env, folder, self.log)
 
     async def wait_ready(self, seconds: float = 40.0) -> None:
         deadline = time.monotonic() + seconds
