@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench faults clean
+.PHONY: help demo test lint bench soak takeover faults clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,12 @@ lint: $(VENV)/dev ## format, linter, types, import contract
 
 bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
 	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
+
+soak: $(VENV)/dev ## an hour at half load: does memory stay flat, and what is in Redis; ARGS="--minutes 10"
+	@$(RUN)python -m tests.benchmarks.soak $(ARGS)
+
+takeover: $(VENV)/dev ## how long partitions stand still when a worker is killed; needs KAFKA_HOME, or ARGS="--broker embedded"
+	@$(RUN)python -m tests.benchmarks.takeover $(ARGS)
 
 faults: $(VENV)/dev ## workers, broker and Redis killed by seeded plans; SEEDS=20 | SEED=17, BROKER=embedded|kafka, MUTANT=...
 	@$(RUN)python -m tests.faults --seeds $(or $(SEEDS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) \

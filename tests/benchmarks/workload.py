@@ -29,10 +29,11 @@ SHIFT: Final = 200.0
 """The busiest of 50,000 people then makes about 0.1 % of the events."""
 
 
-def build_log(events: int, until: int, people: int = PEOPLE, seed: int = 1) -> list[Record]:
+def build_log(events: int, until: int, people: int = PEOPLE, seed: int = 1, span: int = SPAN) -> list[Record]:
     """Records of `events` events in the order of their times, the last just before `until` (epoch milliseconds).
 
-    The same arguments give the same bytes. Keys are user ids; values are about 250 bytes.
+    The first is `span` milliseconds before. The same arguments give the same bytes. Keys are user ids; values are
+    about 250 bytes.
     """
     random = np.random.default_rng(seed)
     types = list(MIX)
@@ -40,7 +41,7 @@ def build_log(events: int, until: int, people: int = PEOPLE, seed: int = 1) -> l
     persons = _draw_ranks(random, people, events)
     items = _draw_ranks(random, ITEMS, events)
     prices = np.round(np.exp(random.normal(3.0, 1.0, ITEMS)), 2).tolist()
-    times = (until - SPAN + np.arange(events, dtype=np.int64) * SPAN // max(events, 1)).tolist()
+    times = (until - span + np.arange(events, dtype=np.int64) * span // max(events, 1)).tolist()
     encode = msgspec.json.Encoder().encode
     log = []
     for number in range(events):

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from schemas.event import Event
 from schemas.wire import decode_record
+from stream.embedded import start_servers
+from tests.benchmarks.memory import divide_redis
 from tests.benchmarks.report import summarise
+from tests.benchmarks.soak import Sample, judge
 from tests.benchmarks.workload import MIX, build_log
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +103,32 @@ def test_a_summary_holds_medians_and_the_median_of_the_rounds_own_ratios() -> No
     assert found["nudge"]["by_round"] == [10, 20, 30]
     assert found["ratio_to_floor"] == 0.1
     assert found["ratio_to_faust"] is None
+
+
+def test_what_redis_holds_is_divided_by_key_family_and_hardly_anything_stays_unexplained() -> None:
+    with start_servers("embedded") as servers, Redis.from_url(servers.redis_url, decode_responses=True) as redis:
+        with redis.pipeline(transaction=False) as pipe:
+            for number in range(30_000):
+                pipe.hset(f"profile:{{p1}}:{number}", mapping={"sentiment": "0.5", "_0": "x" * 60})
+            pipe.execute()
+        redis.set("snapshot:{examples0}:conversion:7", "x" * 100_000)
+
+        found = divide_redis(redis)
+
+    assert {family: row["keys"] for family, row in found["families"].items()} == {"profile": 30_000, "snapshot": 1}
+    assert found["families"]["snapshot"]["bytes"] > 100_000
+    assert abs(found["rest"]) < 0.05
+
+
+def test_growth_is_that_of_the_last_sixth_against_the_sixth_after_the_warm_up() -> None:
+    resident = [10, 50, 100, 100, 100, 104, 900, 104, 108, 108, 110, 112]
+
+    found = judge([Sample(float(at), size, 1_000, 0) for at, size in enumerate(resident)])
+
+    assert (found["resident_after_warm_up"], found["resident_at_end"]) == (100, 111)
+    assert found["resident_growth_ratio"] == 0.11
+    assert found["redis_growth_ratio"] == 0.0
+    assert found["resident_peak"] == 900
 
 
 def _group(events: list[Any]) -> list[list[Any]]:
