@@ -1,12 +1,14 @@
 """What is found out about a Kafka broker at start, what is waited for, and the topics that nudge needs there."""
 
 from stream.broker.capabilities import Capabilities, probe
-from stream.broker.connection import BrokerError, Connection
+from stream.broker.connection import BrokerError, BrokerSilent, Connection
 from stream.broker.coordinator import await_coordinators
+from stream.broker.reading import find_ends, read_all
 from stream.broker.topics import TopicSpec, TopicState, describe_topics, ensure_topics
 
 __all__ = [
     "BrokerError",
+    "BrokerSilent",
     "Capabilities",
     "Connection",
     "TopicSpec",
@@ -14,5 +16,7 @@ __all__ = [
     "await_coordinators",
     "describe_topics",
     "ensure_topics",
+    "find_ends",
     "probe",
+    "read_all",
 ]

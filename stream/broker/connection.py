@@ -13,3 +13,7 @@ REQUEST_TIMEOUT_MS = 5_000
 
 class BrokerError(RuntimeError):
     """A broker cannot be reached or refused what nudge needs; the message says what and what to do."""
+
+
+class BrokerSilent(BrokerError):
+    """A broker that was reached does not answer any more, or not about what is asked."""

@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from stream.broker import BrokerError
+from stream.broker import BrokerError, BrokerSilent
 from stream.commands import CommandError, Unreachable
 from stream.delivery.connection import describe_connection
 from stream.settings import BadSettings, Settings
@@ -85,6 +85,8 @@ def name_outages(settings: Settings, heard: Heard | None = None) -> Iterator[Non
     except OUTAGES as error:
         reason = _name(error, heard.last if heard else None)
         raise Unreachable(f"{broker}: {reason}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
+    except BrokerSilent as error:
+        raise Unreachable(f"{broker}: {error}; {advice} (kafka.bootstrap, NUDGE_KAFKA_BOOTSTRAP)") from error
     except BrokerError as error:
         if not isinstance(error.__cause__, OUTAGES):
             raise CommandError(f"{broker}: {error}") from error

@@ -28,10 +28,11 @@ from schemas.reasons import (
     TIME_HEADER,
     Rejected,
 )
+from stream.broker import read_all
 from stream.commands import CommandError
 from stream.commands.connections import count_partitions, open_consumer, open_producer
 from stream.commands.output import escape, print_json, print_line, print_table, write_time
-from stream.commands.topic import find_partitions, read_all
+from stream.commands.topic import find_partitions
 from stream.partition import Partitioner, hash_key
 from stream.produce import person_of
 from stream.settings import Settings

@@ -13,10 +13,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
+from stream.broker import find_ends
 from stream.commands import CommandError
 from stream.commands.connections import open_consumer, open_redis
 from stream.commands.output import print_line, print_table
-from stream.commands.topic import find_ends, find_partitions
+from stream.commands.topic import find_partitions
 from stream.delivery.beginning import find_time
 from stream.delivery.fence import acquire_fence, place_fence, read_fence
 from stream.settings import Settings

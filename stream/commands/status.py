@@ -12,11 +12,11 @@ import msgspec
 from aiokafka import TopicPartition
 from redis.asyncio import Redis
 
+from stream.broker import find_ends
 from stream.commands import CommandError
 from stream.commands.checks import Layout
 from stream.commands.connections import count_partitions, open_consumer, open_redis
 from stream.commands.output import print_json, print_line, print_table, write_time
-from stream.commands.topic import find_ends
 from stream.settings import Settings
 from stream.state.keys import Tag, name_key, tag_events, tag_source
 from stream.state.partition import read_partitions

@@ -15,9 +15,10 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from schemas.trigger import RecommendationTrigger
+from stream.broker import find_ends
 from stream.commands.connections import open_consumer
 from stream.commands.output import escape, print_line, write_time
-from stream.commands.topic import find_ends, find_partitions
+from stream.commands.topic import find_partitions
 from stream.settings import Settings
 
 POLL: Final = 200

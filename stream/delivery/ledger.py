@@ -18,8 +18,7 @@ from redis.asyncio import Redis
 from schemas.privacy import Place, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.wire import decode_request
-from stream.commands import Unreachable
-from stream.commands.topic import read_all
+from stream.broker import BrokerSilent, read_all
 from stream.delivery.connection import describe_connection
 from stream.delivery.fence import Fence, advance_fence
 from stream.partition import find_partition
@@ -101,7 +100,7 @@ async def _read_requests(
                 yield request, (record.partition, Place(generations[record.partition], record.offset))
             elif withdrawal := _choose_withdrawal(request):
                 yield withdrawal, None
-    except Unreachable as error:
+    except BrokerSilent as error:
         raise KafkaConnectionError(str(error)) from error
 
 

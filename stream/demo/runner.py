@@ -17,10 +17,11 @@ import aiohttp
 import msgspec
 from redis.asyncio import Redis
 
+from stream.broker import find_ends
 from stream.commands import CommandError
 from stream.commands.connections import list_options, open_consumer, open_redis, quiet_kafka
 from stream.commands.output import print_json
-from stream.commands.topic import find_ends, find_partitions
+from stream.commands.topic import find_partitions
 from stream.demo.cast import Cast
 from stream.demo.interrupts import Interrupts
 from stream.demo.progress import PATIENCE_SECONDS, Meter, Patience, Progress, Standstill

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from stream.broker import find_ends
 from stream.commands import CommandError
 from stream.commands.connections import count_partitions, open_consumer, open_redis
-from stream.commands.topic import find_ends, find_partitions
+from stream.commands.topic import find_partitions
 from stream.settings import Settings
 from stream.state.partition import read_partitions
 

@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from models.lifecycle.snapshot import Snapshot
 from schemas.reasons import REASON_HEADER, SOURCE_HEADER
 from schemas.trigger import RecommendationTrigger
+from stream.broker import read_all
 from stream.commands.connections import open_consumer
-from stream.commands.topic import find_partitions, read_all
+from stream.commands.topic import find_partitions
 from stream.demo.progress import Progress
 from stream.settings import Settings
 from stream.state.snapshots import list_newest, read_snapshot

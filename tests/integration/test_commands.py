@@ -23,8 +23,8 @@ from typer.testing import CliRunner, Result
 
 from schemas.trigger import RecommendationTrigger, RecommendedItem
 from stream.broker import probe
+from stream.broker.reading import PATIENCE
 from stream.cli import app
-from stream.commands.topic import PATIENCE
 from stream.delivery.entries import REFUSED, park_entry
 from stream.delivery.fence import acquire_fence
 from stream.delivery.outbox import Drain

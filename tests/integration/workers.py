@@ -27,9 +27,9 @@ from models.lifecycle.snapshot import Snapshot, seal
 from schemas.reasons import SOURCE_HEADER
 from schemas.trigger import RecommendationTrigger
 from stream.app import list_topics
-from stream.broker import ensure_topics
+from stream.broker import ensure_topics, read_all
 from stream.commands.connections import open_consumer
-from stream.commands.topic import find_partitions, read_all
+from stream.commands.topic import find_partitions
 from stream.embedded import Servers, free_port
 from stream.produce import Record as Outgoing
 from stream.produce import produce
