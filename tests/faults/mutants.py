@@ -104,6 +104,12 @@ def send_whatever_was_reached(_: Rewrite) -> None:
     outbox._place = lambda reached, generation: NOWHERE
 
 
+def send_the_newest_first(_: Rewrite) -> None:
+    """What waits goes out backwards, a chunk at a time."""
+    address = Drain._address
+    Drain._address = lambda self, entries, now: address(self, entries, now)[::-1]  # type: ignore[method-assign]
+
+
 MUTANTS: Final[dict[str, Callable[[Rewrite], None]]] = {
     "none": change_nothing,
     "owner": check_no_owner,
@@ -113,5 +119,6 @@ MUTANTS: Final[dict[str, Callable[[Rewrite], None]]] = {
     "seek": seek_by_the_committed_offset,
     "ttl": let_the_fence_expire,
     "learner": learn_every_copy,
+    "order": send_the_newest_first,
     "reached": send_whatever_was_reached,
 }

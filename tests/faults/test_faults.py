@@ -118,8 +118,9 @@ async def test_with_models_that_learn_each_event_counts_once_and_each_decision_c
         ("owner", 2, Fault("duel", 0, 0.3), "zombies"),
         ("from", 1, Fault("rollback", 0, 0.6), "lost"),
         ("trim", 1, Fault("point", 0, 0.4, "sending", 2), "lost"),
+        ("order", 1, Fault("kill", 0, 0.4), "disordered"),
     ],
-    ids=["owner", "from", "trim"],
+    ids=["owner", "from", "trim", "order"],
 )
 async def test_a_worker_that_is_wrong_is_found_out(
     ground: Ground, mutant: str, workers: int, fault: Fault, what: str

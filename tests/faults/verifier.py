@@ -30,7 +30,7 @@ from stream.state.profiles import decode_person
 from tests.faults.oracle import Oracle
 from tests.faults.plan import ALL
 from tests.integration.test_live_learning import check_examples, check_profiles, check_triggers
-from tests.integration.workers import Job, describe_state
+from tests.integration.workers import Job, describe_state, list_firsts
 from tests.unit.reference import Reference
 
 SHOWN = 12
@@ -39,19 +39,21 @@ SHOWN = 12
 @dataclass
 class Verdict:
     """What was found: `differences` in words; in `lost`, records that nobody applied and entries that nobody sent;
-    in `extra`, trigger ids that nobody decided; in `zombies`, writes under another's fence or over what was done.
+    in `extra`, trigger ids that nobody decided; in `disordered`, people whose triggers did not come in order, copies
+    aside; in `zombies`, writes under another's fence or over what was done.
     """
 
     differences: list[str] = field(default_factory=list)
     lost: int = 0
     extra: int = 0
+    disordered: int = 0
     zombies: int = 0
     copies: int = 0
     """Entries sent more than once, which at least once allows."""
 
     @property
     def clean(self) -> bool:
-        return not (self.differences or self.lost or self.extra or self.zombies)
+        return not (self.differences or self.lost or self.extra or self.disordered or self.zombies)
 
     def expect(self, what: str, found: Any, wanted: Any) -> None:
         """Note a difference unless both are equal."""
@@ -156,7 +158,17 @@ def verify_output(verdict: Verdict, entries: Sequence[Any], output: Output) -> N
     ids = {msgspec.json.decode(entry.value)["trigger_id"] for entry in entries if entry.target == "recommendations"}
     sent = {msgspec.json.decode(record.value)["trigger_id"] for record in output["recommendations"]}
     verdict.extra += len(sent - ids)
+    verify_order(verdict, [entry for entry in entries if entry.target == "recommendations"], output["recommendations"])
     verify_letters(verdict, entries, output)
+
+
+def verify_order(verdict: Verdict, entries: Sequence[Any], records: Sequence[Any]) -> None:
+    """Each person's triggers came first in the order in which they were decided; what is missing is told elsewhere."""
+    wanted, found = list_firsts(entries), list_firsts(records)
+    out_of_order = [key for key, values in found.items() if values != [v for v in wanted.get(key, ()) if v in values]]
+    if out_of_order:
+        verdict.disordered += len(out_of_order)
+        verdict.differences.append(f"recommendations: those of {len(out_of_order)} people came out of order")
 
 
 def verify_letters(verdict: Verdict, entries: Sequence[Any], output: Output) -> None:

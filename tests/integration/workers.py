@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,8 @@ class Job:
             # At least once: a crash may send again, but never anything that was not decided.
             assert found.keys() == wanted.keys(), target
             assert max(wanted.values(), default=1) == 1
+        decided = [entry for entry in entries if entry.target == "recommendations"]
+        assert list_firsts(await self.read(topics.recommendations)) == list_firsts(decided)
         letters = {dict(e.headers)[SOURCE_HEADER]: (e.value, e.headers) for e in entries if e.target == "dead_letters"}
         found_letters = {
             dict(record.headers)[SOURCE_HEADER]: (record.value or b"", tuple(record.headers))
@@ -334,6 +336,14 @@ def describe_state(reference: Reference) -> dict[str, dict[bytes, bytes]]:
     return wanted
 
 
+def list_firsts(sent: Iterable[Any]) -> dict[bytes, list[bytes]]:
+    """Values by key, each where it comes first: `sent` are entries or records, those of a key in order."""
+    found: dict[bytes, dict[bytes, None]] = {}
+    for one in sent:
+        found.setdefault(one.key or b"", {})[one.value] = None
+    return {key: list(values) for key, values in found.items()}
+
+
 async def find_copies(job: Job, topic: str) -> list[tuple[int, int, int]]:
     """(partition, offset, copies) of the first few values that are in a topic more than once."""
     records = await job.read(topic)
@@ -346,4 +356,4 @@ def _pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-__all__ = ["PINNED", "Job", "WordScorer", "Worker", "find_copies"]
+__all__ = ["PINNED", "Job", "WordScorer", "Worker", "find_copies", "list_firsts"]
