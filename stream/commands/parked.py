@@ -20,7 +20,7 @@ from stream.commands import CommandError
 from stream.commands.connections import count_partitions, name_outages, open_producer, open_redis
 from stream.commands.output import print_json, print_line, print_table, write_time
 from stream.delivery.entries import name_topics, read_entry
-from stream.delivery.packing import FOR_GOOD
+from stream.delivery.refusals import FOR_GOOD
 from stream.partition import Partitioner, hash_key
 from stream.settings import Settings
 from stream.stages.batch import Entry

@@ -39,6 +39,7 @@ from stream.delivery.errors import (
     StateLost,
 )
 from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
+from stream.delivery.refusals import FORBIDDEN
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
 from stream.state.client import call
@@ -158,6 +159,9 @@ class Lane:
             except (RedisError, OSError) as error:
                 cause, wait = "redis", random.uniform(0.05, 0.3)
                 self._say(cause, f"Redis: {error}")
+            except FORBIDDEN as error:
+                cause, wait = "forbidden", random.uniform(2.5, 5.0)
+                self._say(cause, f"the broker forbids it: {error!r}")
             except KafkaError as error:
                 cause, wait = "broker", random.uniform(0.2, 0.6)
                 self._say(cause, f"broker: {error!r}")
@@ -178,7 +182,8 @@ class Lane:
                 self.position = max(await self._open(session, fence, start), start)
                 await self._seek(self.position)
             self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
-            self._hold(None)
+            if self.held != "forbidden":
+                self._hold(None)
             await self._serve(session)
         finally:
             self.position = None
@@ -311,9 +316,12 @@ class Lane:
                 await self._check_quiet(session)
                 if quiet:
                     await session.idle()
+                    self._hold(None)
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
+                # What is forbidden may be the writing, and shows as mended no earlier.
+                self._hold(None)
                 self.position = records[-1].offset + 1
             if began is not None:
                 self.source.metrics.rebalance.of("first_batch").observe(time.monotonic() - began)

@@ -24,6 +24,7 @@ from stream.delivery.entries import REFUSED, name_topics, park_entry, read_entry
 from stream.delivery.errors import Refused, RefusedForGood
 from stream.delivery.fence import Fence, Reached, read_fence
 from stream.delivery.producer import Outgoing, Producer
+from stream.delivery.refusals import FORBIDDEN, name_cause
 from stream.delivery.transactions import MOST, Transactions
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -37,7 +38,10 @@ log = logging.getLogger(__name__)
 
 _trim: Final = Script("stream.delivery", "trim.lua")
 CHUNK: Final = 2_000
+WAITED_FOR: Final[tuple[Cause, ...]] = ("broker", "forbidden", "redis")
 PARTING_SECONDS: Final = 1.0
+FORBIDDEN_SECONDS: Final = 5.0
+"""About as long is waited before what is forbidden is tried again: a person must act first."""
 
 
 class Drain:
@@ -74,6 +78,9 @@ class Drain:
         self.less = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.closing = False
+        self.holder = f"drain {tag}"
+        self.barred: Position | None = None
+        """Up to where something is forbidden, until all of it has gone out."""
 
     async def open(self) -> None:
         """Read what an earlier owner left, then begin to send. Raises `KafkaError` where no transaction can be had."""
@@ -125,6 +132,7 @@ class Drain:
             if self.task is not None:
                 self.task.cancel()
                 await asyncio.gather(self.task, return_exceptions=True)
+            self.vitals.resume("forbidden", self.holder)
             if self.transactions is not None:
                 await self.transactions.close()
 
@@ -153,7 +161,7 @@ class Drain:
     def _take_chunk(self) -> list[Entry]:
         """What goes out at once; a transaction holds all of an event's entries."""
         if self.transactions is None:
-            return list(islice(self.waiting, CHUNK))
+            return list(islice(self.waiting, CHUNK if self.barred is None else 1))
         chunk = list(islice(self.waiting, MOST))
         last = chunk[-1].position.offset
         chunk += takewhile(lambda entry: entry.position.offset == last, islice(self.waiting, MOST, None))
@@ -162,32 +170,44 @@ class Drain:
     async def _send(self, chunk: list[Entry]) -> bool:
         """Send and trim, as often as it takes; False when the partition has another owner.
 
-        A transaction is tried once: what became of one that failed is told to the next owner, so `KafkaError` ends it.
+        A transaction is tried once: what became of one that failed is told to the next owner, so `KafkaError` ends it;
+        but one that was forbidden came to nothing. Of a chunk that is forbidden in part, the end may be left to later.
         """
         sent, told = False, None
-        last = chunk[-1].position
         keys = [name_key("fence", self.tag), name_key("outbox", self.tag)]
-        holder = f"drain {self.tag}"
         try:
             while True:
                 try:
                     if not sent:
                         await self._deliver(chunk)
                         sent = True
-                    trimmed = await _trim(self.redis, keys, self._describe_trim(last))
+                    trimmed = await _trim(self.redis, keys, self._describe_trim(chunk[-1].position))
+                    if self.barred is not None and chunk[-1].position >= self.barred:
+                        self.barred = None
                     return bool(trimmed == 1)
                 except (KafkaError, RedisError, OSError) as error:
-                    if isinstance(error, KafkaError) and self.transactions is not None:
+                    cause = name_cause(error)
+                    if cause == "broker" and self.transactions is not None:
                         raise
-                    cause: Cause = "broker" if isinstance(error, KafkaError) else "redis"
-                    if cause != told:
+                    if cause != told and not (cause == "forbidden" and self.barred):
                         log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
                         told = cause
-                    self.vitals.pause(cause, holder)
-                    await asyncio.sleep(random.uniform(0.05, 0.3))
+                    if cause == "forbidden":
+                        self.barred = self.barred or chunk[-1].position
+                    self.vitals.pause(cause, self.holder)
+                    await self._rest(cause, chunk)
         finally:
-            self.vitals.resume("broker", holder)
-            self.vitals.resume("redis", holder)
+            for cause in ("broker", "redis") if self.barred else WAITED_FOR:
+                self.vitals.resume(cause, self.holder)
+
+    async def _rest(self, cause: Cause, chunk: list[Entry]) -> None:
+        """Wait before the next try. Of what is forbidden in part less is tried: the rest would go out each time."""
+        if cause != "forbidden":
+            await asyncio.sleep(random.uniform(0.05, 0.3))
+        elif self.transactions is None and len(chunk) > 1:
+            del chunk[len(chunk) // 2 :]
+        else:
+            await asyncio.sleep(FORBIDDEN_SECONDS * random.uniform(0.5, 1.0))
 
     def _describe_trim(self, last: Position) -> list[Argument]:
         arguments: list[Argument] = [self.owner, f"{last.offset}-{last.number + 1}"]
@@ -246,6 +266,10 @@ class Drain:
                 return []
             half = len(entries) // 2
             return await self._transact_run(entries[:half], now) + await self._transact_run(entries[half:], now)
+        except FORBIDDEN:
+            await self._check_owner()
+            await self._open_transactions()
+            raise
         self.reached = last
         self.metrics.transactions.of().observe(time.perf_counter() - began)
         return entries

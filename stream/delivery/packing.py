@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from stream.delivery.refusals import FOR_GOOD
 
 BATCH_BYTES: Final = 512 * 1024
 """`max_batch_size` of a client that packs; a larger record gets a batch of its own."""
-FOR_GOOD: Final = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError)
-"""Refusals that sending again does not mend."""
 
 Parcel = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]], int | None]
 """Number of a record among all that are sent, key, value, headers, time stamp (epoch ms; None for now)."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import IllegalStateError, InvalidTxnState, KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.producer import sender
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -111,6 +111,9 @@ class Transactions:
         try:
             await write(client, records, self.settings.partitioner, _refuse, {})
             await told
+        except InvalidTxnState as error:
+            # A topic that was refused to the transaction shows in what is sent to others, by another name.
+            raise _hear_end(client) or error from error
         finally:
             told.cancel()
             await asyncio.gather(told, return_exceptions=True)
@@ -153,12 +156,11 @@ def _read_metadata(offset: int, metadata: str) -> Reached:
     return Reached(int(generation), Position(offset, int(number)))
 
 
-def _hear_end(client: AIOKafkaProducer) -> None:
-    """Hear how the last transaction ended: what was sent in it has told, but what nobody hears is logged."""
+def _hear_end(client: AIOKafkaProducer) -> BaseException | None:
+    """Hear with what the last transaction failed: what was sent in it has told, but what nobody hears is logged."""
     manager = client._txn_manager
     end = None if manager is None else manager.wait_for_transaction_end()
-    if end is not None and end.done() and not end.cancelled():
-        end.exception()
+    return end.exception() if end is not None and end.done() and not end.cancelled() else None
 
 
 async def _refuse() -> NoReturn:
