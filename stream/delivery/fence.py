@@ -24,6 +24,7 @@ from stream.state.scripts import Argument, Script
 
 _acquire: Final = Script("stream.delivery", "acquire.lua")
 _advance: Final = Script("stream.delivery", "advance.lua")
+_check: Final = Script("stream.delivery", "check.lua")
 
 
 GENERATION: Final = 10**12
@@ -151,6 +152,11 @@ async def advance_fence(redis: Redis, tag: Tag, held: Fence, to: Fence, commands
     for command in commands:
         arguments += [len(command), *command]
     settle(await _advance(redis, [name_key("fence", tag)], arguments), held)
+
+
+async def check_fence(redis: Redis, tag: Tag, held: Fence) -> None:
+    """See that the fence stands where `held` does. Raises `Refused`, or `RedisError` where nothing can be written."""
+    settle(await _check(redis, [name_key("fence", tag)], [held.owner, held.next]), held)
 
 
 async def open_fence(redis: Redis, tag: Tag, held: Fence) -> Fence:

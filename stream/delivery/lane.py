@@ -38,7 +38,16 @@ from stream.delivery.errors import (
     Refused,
     StateLost,
 )
-from stream.delivery.fence import CHOSEN, Fence, acquire_fence, hash_record, open_fence, read_fence, reset_fence
+from stream.delivery.fence import (
+    CHOSEN,
+    Fence,
+    acquire_fence,
+    check_fence,
+    hash_record,
+    open_fence,
+    read_fence,
+    reset_fence,
+)
 from stream.delivery.refusals import FORBIDDEN
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
@@ -338,9 +347,8 @@ class Lane:
         high = self.source.consumer.highwater(self.partition)
         if high is not None and self.position is not None and high < self.position:
             raise LogMismatch(f"the log ends at {high}, before {self.position}")
-        held, now = session.fence, await read_fence(self.source.redis, self.tag)
-        if now is None or (now.owner, now.next) != (held.owner, held.next):
-            raise Refused(held.owner, held.next, now.owner if now else None, now.next if now else None)
+        # By a write: a Redis that only answers can't take what comes next, and a worker on it is not ready.
+        await check_fence(self.source.redis, self.tag, session.fence)
 
     async def _read(self, most: int) -> Sequence[Record]:
         """The next records. Raises `OutOfStep` unless they follow on those that this lane read, or its seek.

@@ -13,7 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +243,27 @@ async def hang_at_the_end(trial: Trial, server: Server, _: Redis) -> None:
         await trial.holds("redis")
         assert await asyncio.to_thread(trial.worker.stop) == 0
     trial.worker = trial.job.start_worker()
+
+
+@pytest.mark.parametrize("disturbance", [full_memory, read_only])
+async def test_a_worker_without_events_is_not_ready_on_a_redis_that_takes_no_writes(
+    brokers: Callable[[str], str],
+    own_redis: Server,
+    topic_prefix: str,
+    tmp_path: Path,
+    disturbance: Callable[[Redis], AbstractAsyncContextManager[None]],
+) -> None:
+    """What it would have caught: a quiet worker that asks Redis and is answered, but could commit nothing."""
+    servers = Servers(brokers("embedded"), f"redis://127.0.0.1:{own_redis.port}/0", None)
+    async with (
+        Redis.from_url(servers.redis_url) as redis,
+        begin(servers, redis, topic_prefix, tmp_path, compose_log(SECTION)) as trial,
+    ):
+        async with disturbance(redis):
+            await trial.holds("redis")
+        await trial.worker.wait_ready(20)
+        await trial.begin_section()
+        await trial.goes_on()
 
 
 @pytest.fixture
