@@ -175,7 +175,7 @@ class Lane:
                 cause, wait = "broker", random.uniform(0.2, 0.6)
                 self._say(cause, f"broker: {error!r}")
             except Exception:
-                cause, wait = "breaker", 1.0
+                cause, wait = "failure", 1.0
                 log.exception("%s %d: unexpected failure, trying again", self.source.name, self.partition.partition)
             # What ended the session is taken as mended only when the next one is open.
             self._hold(cause)

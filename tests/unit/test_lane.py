@@ -66,6 +66,22 @@ async def test_a_lane_that_does_not_close_in_time_is_left_behind_and_ends_by_its
     assert lane.task.done()
 
 
+class Broken(Lane):
+    """A lane with a bug in it."""
+
+    async def _work(self) -> None:
+        raise ArithmeticError("a bug")
+
+
+async def test_a_bug_in_a_lane_is_not_called_a_breaker_that_events_opened() -> None:
+    source: Any = make_source()
+    lane = Broken(source, TopicPartition("events", 0))
+    await asyncio.sleep(0.05)
+    assert list(source.vitals.pauses()) == ["failure"]
+    await lane.stop(1.0, 1.0)
+    assert source.vitals.ready() == (True, [])
+
+
 class Deaf(Lane):
     """A lane whose client loses the first cancellation."""
 
