@@ -21,6 +21,7 @@ from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
     KafkaError,
+    KafkaTimeoutError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     UnknownMemberIdError,
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
+
+MEMBERSHIP_SECONDS = 5.0
+"""How long the group's coordinator may take to say whether this worker is a member."""
 
 POLL = 200
 """Milliseconds that one read waits for records."""
@@ -240,7 +244,11 @@ class Lane:
 
     async def _check_membership(self, offset: int) -> None:
         try:
-            await self.source.consumer.commit({self.partition: offset})
+            # The client would try for ever; not wait_for, as in `BatchSource`.
+            async with asyncio.timeout(MEMBERSHIP_SECONDS):
+                await self.source.consumer.commit({self.partition: offset})
+        except TimeoutError as error:
+            raise KafkaTimeoutError(f"no group coordinator answered in {MEMBERSHIP_SECONDS:g} s") from error
         except (CommitFailedError, UnknownMemberIdError, IllegalStateError) as error:
             raise NotMember(f"not a member of the group any more: {error}") from error
 

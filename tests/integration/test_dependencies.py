@@ -12,17 +12,24 @@ import os
 import resource
 import signal
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaTimeoutError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
+from stream.delivery.lane import MEMBERSHIP_SECONDS, Lane
 from stream.embedded import Guard, Server, Servers, free_port, start_kafka, start_redis, start_tansu
+from stream.vitals import Vitals
 from tests.integration.workers import PINNED, Job, Worker
 from tests.unit.reference import Record, make_lineup
 from tests.unit.test_batch_invariance import compose_log, eager
@@ -306,3 +313,33 @@ async def test_a_worker_outlives_a_broker_that_hangs_and_one_whose_disk_is_full(
             await trial.goes_on()
         await trial.begin_section()
         await trial.goes_on()
+
+
+async def test_whether_a_worker_is_a_member_is_not_asked_for_ever_of_a_broker_that_hangs(
+    broker_kind: str, own_broker: Server, redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """What it would have caught: a partition that is said to be taken over, for as long as the broker is away."""
+    if broker_kind == "embedded":
+        pytest.skip("a group of the embedded broker may take a minute to answer after it hung")
+    servers = Servers(f"127.0.0.1:{own_broker.port}", redis_url, None)
+    job = Job(servers, redis, "membership.", tmp_path, eager())
+    await job.create_topics()
+    async with AIOKafkaConsumer(
+        job.settings.topics.events,
+        bootstrap_servers=servers.kafka_bootstrap,
+        group_id="membership",
+        enable_auto_commit=False,
+        request_timeout_ms=2_000,
+    ) as consumer:
+        await consumer.seek_to_beginning()
+        [partition, *_] = consumer.assignment()
+        turns = defaultdict(asyncio.Lock)
+        source: Any = SimpleNamespace(name="events", consumer=consumer, redis=redis, vitals=Vitals(), turns=turns)
+        lane = Lane(source, partition)
+        lane.task.cancel()
+        await lane._check_membership(0)
+        with stopped(own_broker):
+            async with asyncio.timeout(2 * MEMBERSHIP_SECONDS):
+                with pytest.raises(KafkaTimeoutError):
+                    await lane._check_membership(0)
+        await lane._check_membership(0)
