@@ -41,6 +41,7 @@ from stream.delivery.transactions import name_group
 from stream.host import add_catalogue, build_faust, keep_place, leave_place, work_offers
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
+from stream.servers import await_servers
 from stream.settings import BadSettings, Settings, require_servers
 from stream.stages.pipeline import Stages
 from stream.state.client import call, check_cluster, connect_redis
@@ -131,10 +132,10 @@ class Engine:
     async def _start(self) -> None:
         settings = self.settings
         self.vitals.pause("start")
-        await self.redis.ping()
+        bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
+        await await_servers(self.redis, bootstrap, security)
         await check_cluster(self.redis, settings)
         await check_eviction(self.redis)
-        bootstrap, security = settings.kafka.bootstrap, describe_security(settings)
         capabilities = await probe(bootstrap, connection=security)
         log.info("broker can do: %s", capabilities)
         if settings.output_guarantee == "exactly_once" and not capabilities.transactions:

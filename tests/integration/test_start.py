@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from stream.embedded import Servers
+from stream.embedded import Guard, Server, Servers, free_port, start_tansu
 from tests.integration.workers import KEY, PINNED, Job, Worker
 from tests.unit.reference import make_lineup
 from tests.unit.test_batch_invariance import eager
@@ -62,3 +63,53 @@ async def test_another_snapshot_key_than_the_models_were_signed_with_stops_the_s
     assert len(lines) == 5
     assert all(" ERROR stream.agents.models: snapshot " in line for line in lines[:3])
     assert KEY not in "\n".join(lines)
+
+
+async def wait_said(worker: Worker, words: str) -> None:
+    for _ in range(300):
+        assert worker.process.poll() is None, worker.log.read_text()[-3_000:]
+        if words in worker.log.read_text():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{words!r} is not said\n" + worker.log.read_text()[-3_000:])
+
+
+async def test_a_worker_started_before_its_servers_begins_when_they_are_there(
+    own_redis: Server, redis: Redis, guard: Guard, tmp_path: Path
+) -> None:
+    """Would have caught: a worker that ends because it was started first."""
+    # given neither Redis nor a broker
+    port = free_port()
+    servers = Servers(f"127.0.0.1:{port}", f"redis://127.0.0.1:{own_redis.port}/0", None)
+    own_redis.kill()
+    job = Job(servers, redis, "early.", tmp_path, eager(clock="event"))
+    try:
+        worker = job.start_worker()
+        await wait_said(worker, "no Redis answers")
+        await asyncio.sleep(3.0)
+
+        # when one comes, and then the other
+        await asyncio.to_thread(own_redis.restart)
+        await wait_said(worker, "the Redis answers now")
+        await wait_said(worker, "no broker answers")
+        await asyncio.sleep(3.0)
+        with await asyncio.to_thread(start_tansu, guard.make_folder(), port, guard=guard):
+            # then it is at work, and has said of each only once that it waits
+            await worker.wait_ready()
+            assert worker.log.read_text().count("waiting for it") == 2
+            assert worker.stop() == 0
+    finally:
+        job.end()
+
+
+async def test_a_password_that_redis_refuses_is_not_waited_for(job: Job, own_redis: Server) -> None:
+    async with Redis(port=own_redis.port) as client:
+        await client.config_set("requirepass", "another")
+        url = f"redis://:{KEY}@127.0.0.1:{own_redis.port}/0"
+        worker = Worker(job.settings, job.folder, "refused", variables={"NUDGE_REDIS_URL": url})
+        try:
+            assert worker.process.wait(30) != 0
+        finally:
+            worker.kill()
+    assert "waiting for it" not in worker.log.read_text()
+    assert KEY not in worker.log.read_text()
