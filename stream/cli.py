@@ -114,11 +114,10 @@ def worker(
 ) -> None:
     """Run a worker against the configured Kafka and Redis."""
     from stream.commands.connections import name_outages
-    from stream.settings import require_servers
+    from stream.settings import load_worker_settings
 
     overrides: Mapping[str, Any] = {} if http_port is None else {"http": {"port": http_port}}
-    settings = load(**overrides)
-    require_servers(settings)
+    settings = load_worker_settings(**overrides)
     # The host takes a second to import: settings that are wrong are told before.
     from stream.process import run_worker
 

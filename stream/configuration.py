@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,17 +61,17 @@ def find_file() -> Path:
     return Path(os.environ.get("NUDGE_CONFIG", "nudge.yaml"))
 
 
-def read_file(path: Path) -> str:
-    """Text of the configuration file, empty where there is none and none was asked for.
+def read_file(path: Path) -> tuple[str, list[str]]:
+    """Text of the configuration file, empty where none was asked for or found, and a line for each key that is there twice.
 
-    Raises `ValueError` with what is wrong with it as a whole.
+    YAML's reader would let the last one win in silence. Raises `ValueError` with what is wrong with it as a whole.
     """
     if "NUDGE_CONFIG" in os.environ and not path.is_file():
         raise ValueError(f"NUDGE_CONFIG: there is no file {path}")
     try:
         text = path.read_text("utf-8") if path.is_file() else ""
         found = yaml.safe_load(text)
-        twice = _find_twice(yaml.compose(text, yaml.SafeLoader))
+        twice = list(_find_twice(yaml.compose(text, yaml.SafeLoader)))
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError:
@@ -81,28 +81,24 @@ def read_file(path: Path) -> str:
         raise ValueError(f"{path}: not YAML{_find_mark(error)}") from None
     except RecursionError:
         raise ValueError(f"{path}: holds itself, or is nested too deep") from None
-    if twice is not None:
-        raise ValueError(f"{path}: {twice.value} is there twice in one section, line {twice.start_mark.line + 1}")
     if found is not None and not isinstance(found, dict):
         raise ValueError(f"{path}: holds a {type(found).__name__}; write settings as `name: value`")
-    return text
+    return text, [f"{path}: {key.value} is there twice in one section, line {key.start_mark.line + 1}" for key in twice]
 
 
-def _find_twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
-    """A key that a mapping holds already; YAML's reader would let the last one win in silence."""
+def _find_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
     if isinstance(node, yaml.SequenceNode):
-        return next((found for each in node.value if (found := _find_twice(each))), None)
+        for each in node.value:
+            yield from _find_twice(each)
     if not isinstance(node, yaml.MappingNode):
-        return None
+        return
     seen = set()
     for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            return key
         if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                yield key
             seen.add(key.value)
-        if (found := _find_twice(value)) is not None:
-            return found
-    return None
+        yield from _find_twice(value)
 
 
 def _find_mark(error: yaml.YAMLError) -> str:

@@ -40,6 +40,19 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _check_rules(settings)
 
 
+def find_missing(settings: Settings) -> Iterator[Conflict]:
+    """What every worker needs and nobody can guess: a broker, a Redis and a key for snapshots."""
+    if not settings.kafka.bootstrap:
+        yield Conflict((("kafka", "bootstrap"),), "missing; set NUDGE_KAFKA_BOOTSTRAP=host:port")
+    if not settings.redis.url:
+        yield Conflict((("redis", "url"),), "missing; set NUDGE_REDIS_URL=redis://host:port")
+    if settings.models.snapshot_key is None:
+        yield Conflict(
+            (("models", "snapshot_key"),),
+            "missing; set NUDGE_MODELS_SNAPSHOT_KEY for every worker alike (openssl rand -hex 32)",
+        )
+
+
 def _check_kafka(settings: Settings) -> Iterator[Conflict]:
     kafka = settings.kafka
     if kafka.heartbeat * 3 > kafka.session_timeout:

@@ -7,6 +7,7 @@ reported at once, each with its field, what was found and where it stands.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,7 +31,7 @@ from schemas.event import Role
 from schemas.privacy import PURPOSES, Purpose
 from stream.addresses import Brokers, RedisUrl
 from stream.configuration import Variables, find_file, list_unknown, list_variables, name_variable, read_file
-from stream.conflicts import find_conflicts
+from stream.conflicts import Conflict, find_conflicts, find_missing
 from stream.durations import Duration, Start, parse_duration
 from stream.problems import Describer, join_problems, overlap, strike, suggest
 from stream.rules import DEFAULT_ROLES, DEFAULT_RULES, AbandonedRule, AnyRule, Outcome, Rule, ScoreRule, Section
@@ -266,10 +267,14 @@ class Settings(BaseSettings):
             errors = error.errors(include_url=False)
             settings = handler(strike(data, [each["loc"] for each in errors]))
         places = [each["loc"] for each in errors]
-        conflicts = [each for each in find_conflicts(settings) if not overlap(each, places)]
+        conflicts = [each for each in cls._find_conflicts(settings) if not overlap(each, places)]
         if errors or conflicts:
             raise join_problems(cls.__name__, errors, conflicts)
         return settings
+
+    @classmethod
+    def _find_conflicts(cls, settings: Settings) -> Iterator[Conflict]:
+        return find_conflicts(settings)
 
     @classmethod
     def settings_customise_sources(
@@ -295,23 +300,42 @@ class FilelessSettings(Settings):
         return init_settings, Variables(settings_cls)
 
 
+class WorkerSettings(Settings):
+    """The settings with all that a worker can't do without."""
+
+    @classmethod
+    def _find_conflicts(cls, settings: Settings) -> Iterator[Conflict]:
+        yield from find_missing(settings)
+        yield from find_conflicts(settings)
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Build the settings; `overrides` win over the environment, which wins over the file.
 
     Raises `BadSettings` with every problem: unknown variables, unknown fields, wrong values, settings that do not go
     together, a file that was asked for and is not there or can't be read.
     """
+    return _load(Settings, overrides)
+
+
+def load_worker_settings(**overrides: Any) -> Settings:
+    """Build the settings of a worker: as `load_settings`, and a broker, a Redis and a key for snapshots are named."""
+    return _load(WorkerSettings, overrides)
+
+
+def _load(model: type[Settings], overrides: dict[str, Any]) -> Settings:
     known = list_variables(Settings)
     unknown = list_unknown(known)
     problems = [f"{name}: {suggest(name, known)}" for name in unknown]
     text, broken = "", False
     try:
-        text = read_file(find_file())
+        text, twice = read_file(find_file())
+        problems += twice
     except ValueError as error:
         problems.append(str(error))
         broken = True
     try:
-        settings = (FilelessSettings if broken else Settings)(**overrides)
+        settings = (FilelessSettings if broken else model)(**overrides)
     except ValidationError as error:
         describer = Describer(Settings, text, os.environ)
         problems += [
@@ -328,14 +352,5 @@ def load_settings(**overrides: Any) -> Settings:
 
 def require_servers(settings: Settings) -> None:
     """Raise `BadSettings` unless a broker, a Redis and a key for snapshots are named, as every worker needs."""
-    problems = []
-    if not settings.kafka.bootstrap:
-        problems.append("kafka.bootstrap: missing; set NUDGE_KAFKA_BOOTSTRAP=host:port")
-    if not settings.redis.url:
-        problems.append("redis.url: missing; set NUDGE_REDIS_URL=redis://host:port")
-    if settings.models.snapshot_key is None:
-        problems.append(
-            "models.snapshot_key: missing; set NUDGE_MODELS_SNAPSHOT_KEY for every worker alike (openssl rand -hex 32)"
-        )
-    if problems:
-        raise BadSettings("\n".join(problems))
+    if missing := list(find_missing(settings)):
+        raise BadSettings("\n".join(f"{'.'.join(map(str, each.about[0]))}: {each.text}" for each in missing))

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from stream.configuration import FOREIGN
 from stream.conflicts import TOPICS
 from stream.durations import parse_duration
-from stream.settings import AbandonedRule, BadSettings, ScoreRule, Settings, Topics, load_settings, require_servers
+from stream.settings import (
+    AbandonedRule,
+    BadSettings,
+    ScoreRule,
+    Settings,
+    Topics,
+    load_settings,
+    load_worker_settings,
+    require_servers,
+)
 
 SECRET = "hunter2-hunter2-hunter2"
 
@@ -209,8 +218,10 @@ def test_a_file_that_is_no_mapping_is_a_problem_not_a_crash(config: Path, text: 
 
 
 def test_a_key_that_is_there_twice_is_a_problem_and_not_the_last_one_that_wins(config: Path) -> None:
-    config.write_text("consent:\n  mode: required\napp: x\nconsent:\n  mode: optional\n")
-    assert any("consent is there twice" in problem and "line 4" in problem for problem in problems())
+    config.write_text("consent:\n  mode: required\napp: x\nconsent:\n  mode: optional\nlateness: soon\n")
+    twice, late = problems()
+    assert twice == "nudge.yaml: consent is there twice in one section, line 4"
+    assert late.startswith("lateness:")
 
 
 def test_a_file_that_holds_itself_is_a_problem_not_a_crash(config: Path) -> None:
@@ -413,6 +424,19 @@ def test_a_worker_needs_servers_and_a_key() -> None:
     require_servers(
         load_settings(kafka={"bootstrap": "b:1"}, redis={"url": "redis://r"}, models={"snapshot_key": SECRET})
     )
+
+
+def test_what_a_worker_lacks_is_told_with_whatever_else_is_wrong(config: Path) -> None:
+    config.write_text("lateness: soon\nkafka:\n  heartbeat: 9s\nredis:\n  url: nonsense\n")
+    with pytest.raises(BadSettings) as caught:
+        load_worker_settings()
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "redis.url",
+        "lateness",
+        "kafka.bootstrap",
+        "models.snapshot_key",
+        "kafka.heartbeat",
+    ]
 
 
 @pytest.mark.parametrize(
