@@ -51,9 +51,13 @@ def check_future(event_ts: int, record_ts: int, tolerance: int) -> None:
         raise Rejected(
             "future_timestamp",
             "ts",
-            f"{event_ts - record_ts} ms later than the record that carries it, {tolerance} ms are tolerated; "
+            f"{_spell(event_ts - record_ts)} later than the record that carries it, {_spell(tolerance)} are tolerated; "
             "set the producer's clock, and send milliseconds",
         )
+
+
+def _spell(span: int) -> str:
+    return str(timedelta(seconds=round(span / 1000)))
 
 
 def _refuse(value: object, field: str) -> Rejected:

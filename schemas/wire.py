@@ -34,10 +34,14 @@ CATEGORIES: Final[Mapping[str, str]] = {purpose: purpose for purpose in PURPOSES
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """An event that brings consent along, by purpose. Both are of the same person and moment."""
+    """An event that brings consent along, by purpose. Both are of the same person and moment.
+
+    `unknown` counts the categories that stand for no purpose.
+    """
 
     event: Event
     consent: dict[str, bool]
+    unknown: int = 0
 
 
 Decoded = Event | PrivacyRequest | Incoming
@@ -65,8 +69,8 @@ def decode_record(
     """What a record of the events topic holds.
 
     The header `nudge-kind: privacy` tells a privacy request, `ce_specversion` a CloudEvent in binary mode. A Segment
-    call whose consent names a key of `categories` (category name to purpose) gives an `Incoming`; where several
-    categories stand for one purpose, all must be granted. Raises `Rejected` and nothing else.
+    call with consent gives an `Incoming`, its categories turned into purposes by `categories`; where several stand for
+    one purpose, all must be granted. Raises `Rejected` and nothing else.
     """
     if headers:
         return _decode_with_headers(value, dict(headers), max_bytes, categories)
@@ -123,7 +127,8 @@ def _decode_call(call: dict[str, Any], categories: Mapping[str, str]) -> Event |
     for category, given in preferences.items():
         if (purpose := categories.get(category)) is not None:
             consent[purpose] = given and consent.get(purpose, True)
-    return Incoming(event, consent) if consent else event
+    unknown = sum(category not in categories for category in preferences)
+    return Incoming(event, consent, unknown) if preferences else event
 
 
 def _decode_with_headers(

@@ -47,7 +47,7 @@ from stream.stages.pipeline import Stages
 from stream.state.client import call, check_cluster, connect_redis
 from stream.state.keys import tag_events
 from stream.state.partition import check_eviction, check_partitions, clear_partition
-from stream.view import LiveView, PartitionView, build_view
+from stream.view import LiveView, PartitionView, build_view, list_items
 from stream.vitals import Vitals, watch_loop
 from stream.watchdog import Paced, Watchdog
 from stream.web.server import WebService, build_app
@@ -111,6 +111,7 @@ class Engine:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="sentiment")
         self.champions = Champions(SCHEMA)
         self.started_at = int(time.time() * 1000)
+        self.named: list[RecommendationTrigger] = []
         self.titles: dict[str, str] = {}
         self.tide = Tide()
         self.log_began: int | None = None
@@ -292,7 +293,7 @@ class Engine:
             at=int(time.time() * 1000),
             started_at=self.started_at,
             window_days=self.settings.outcomes[0].window / DAY if self.settings.outcomes else 0,
-            triggers=list(self.newest),
+            triggers=self.named,
             titles=self.titles,
             notes=self._list_notes(),
             partitions=[
@@ -348,9 +349,12 @@ class Engine:
             await asyncio.sleep(0.5)
 
     async def _name_items(self) -> None:
-        """Look up the titles of the items in the newest triggers."""
-        wanted = {item.item_id for trigger in self.newest for item in trigger.items} - self.titles.keys()
-        for item in wanted:
+        """Look up the titles that the newest triggers' words need; only then are they shown."""
+        newest = list(self.newest)
+        wanted = {item for trigger in newest for item in list_items(trigger)}
+        titles = {item: title for item, title in self.titles.items() if item in wanted}
+        for item in wanted - titles.keys():
             title = await call(self.redis, "HGET", f"item:{item}", "title")
             if title is not None:
-                self.titles[item] = title.decode()
+                titles[item] = title.decode()
+        self.named, self.titles = newest, titles

@@ -62,7 +62,7 @@ def find_file() -> Path:
 
 
 def read_file(path: Path) -> tuple[str, list[str]]:
-    """Text of the configuration file, empty where none was asked for or found, and a line for each key that is there twice.
+    """Text of the configuration file, empty where there is none, and a line for each key that is there twice.
 
     YAML's reader would let the last one win in silence. Raises `ValueError` with what is wrong with it as a whole.
     """

@@ -85,7 +85,10 @@ class Metrics:
         self.late = tally("late", "Events behind the watermark; they are scored too.")
         self.dead_letters = tally("dead_letters", "Records sent to the dead-letter topic.", "reason")
         self.unknown_fields = tally("unknown_fields", "Fields that the contract does not know, dropped.")
-        self.consents = tally("consents", "Consents granted or withdrawn.")
+        self.unknown_categories = tally(
+            "unknown_consent_categories", "Categories in the consent of Segment calls that stand for no purpose."
+        )
+        self.consents = tally("consents", "Privacy requests that granted or withdrew consent.")
         self.denials = tally("consent_denials", "Events forgotten because consent is missing.")
         self.catalogue = tally("catalogue_records", "Records of the catalogue, by what came of them.", "result")
         self.batch_size = spread("batch_size", "Records in a batch.", clock, bounds=SIZES)

@@ -166,6 +166,8 @@ def _render_bars(title: str, counts: Mapping[str, int], colour: str) -> Group:
     for name, count in list(counts.items())[:MOST_BARS]:
         bar = Text("█" * max(1, round(6 * count / most)), colour)
         table.add_row(Text(name.replace("_", " ")), bar, f"{count:,}")
+    if rest := list(counts.values())[MOST_BARS:]:
+        table.add_row(Text(f"and {len(rest)} more", "dim"), "", f"{sum(rest):,}")
     if not counts:
         table.add_row("none", "", "")
     return Group(Text(title, "dim", no_wrap=True, overflow="ellipsis"), table)

@@ -6,12 +6,13 @@ empties; texts are free of control characters, because names come from outside a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 import msgspec
 
+from models.recommend.blend import find_companion
 from schemas.trigger import RecommendationTrigger, RecommendedItem
 from stream.metrics import SENTIMENT_LABELS, Metrics, ModelReport
 from stream.vitals import MEANINGS, Vitals
@@ -154,13 +155,13 @@ def name_user(trigger: NewestTrigger) -> str:
 def describe_trigger(trigger: RecommendationTrigger, titles: Mapping[str, str], window_days: float) -> str:
     """Say a trigger in plain words, user id included.
 
-    >>> item = RecommendedItem(item_id="85123A", score=0.4, reason="often bought after 71053")
+    >>> item = RecommendedItem(item_id="85123A", score=0.4, reason="often bought with 71053")
     >>> describe_trigger(
     ...     RecommendationTrigger(
     ...         trigger_id="t", user_id="or-17850", rule="likely-to-convert", event_id="e", decided_at=0, expires_at=1,
     ...         reason="", items=(item,), scores={"conversion": 0.718},
-    ...     ), {}, 30)
-    'or-17850 is 72 % likely to buy again within 30 days; show 85123A (often bought after 71053)'
+    ...     ), {"71053": "METAL LANTERN"}, 30)
+    'or-17850 is 72 % likely to buy again within 30 days; show 85123A (often bought with METAL LANTERN)'
     """
     summary = _summarise(trigger, titles, window_days)
     return f"{name_user(summary)} {summary.text}"
@@ -187,9 +188,25 @@ def _say_why(trigger: RecommendationTrigger, window_days: float) -> str:
 
 def _name_item(item: RecommendedItem, titles: Mapping[str, str]) -> str:
     title = item.title or titles.get(item.item_id)
+    reason = _say_reason(item.reason, titles)
     if title is None:
-        return f"{_clean(item.item_id)} ({_clean(item.reason)})"
-    return f"{_clean(title)} ({_clean(item.item_id)}, {_clean(item.reason)})"
+        return f"{_clean(item.item_id)} ({reason})"
+    return f"{_clean(title)} ({_clean(item.item_id)}, {reason})"
+
+
+def _say_reason(reason: str, titles: Mapping[str, str]) -> str:
+    companion = find_companion(reason)
+    if companion is None or companion not in titles:
+        return _clean(reason)
+    return f"{reason.removesuffix(companion)}{_clean(titles[companion])}"
+
+
+def list_items(trigger: RecommendationTrigger) -> Iterator[str]:
+    """The items that a trigger's words name: the first of those to be shown, and its companion."""
+    for item in trigger.items[:1]:
+        yield item.item_id
+        if (companion := find_companion(item.reason)) is not None:
+            yield companion
 
 
 def _clean(text: str) -> str:

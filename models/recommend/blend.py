@@ -28,6 +28,9 @@ POPULAR: Final = 200
 """How many popular items a snapshot keeps to fill up with."""
 SCORE: Final = np.dtype("<f4")
 
+BOUGHT_WITH: Final = "often bought with "
+LOOKED_AT_WITH: Final = "often looked at with "
+
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     """The scoring form: items in the order of their ids; the neighbours of item i are entries `ends[i-1]:ends[i]`.
@@ -122,7 +125,19 @@ class Recommender:
             recency *= FADE
             if loss < best:
                 best, named = loss, seed
-        return f"often {'bought' if number in self._bought else 'looked at'} with {named}"
+        return f"{BOUGHT_WITH if number in self._bought else LOOKED_AT_WITH}{named}"
+
+
+def find_companion(reason: str) -> str | None:
+    """The item that a reason names besides the one that it is given for; None where it names none.
+
+    >>> find_companion("often bought with tea"), find_companion("popular now")
+    ('tea', None)
+    """
+    for opening in (BOUGHT_WITH, LOOKED_AT_WITH):
+        if reason.startswith(opening):
+            return reason.removeprefix(opening)
+    return None
 
 
 def _blend(rows: Iterable[dict[int, float]]) -> dict[int, float]:

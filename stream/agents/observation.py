@@ -27,6 +27,7 @@ def observe_batch(metrics: Metrics, batch: Batch, seconds: Mapping[str, float], 
     metrics.dead_letters.add_all(_strip(counts, "dead_letters:"))
     metrics.late.add(counts["late"])
     metrics.unknown_fields.add(counts["unknown_fields"])
+    metrics.unknown_categories.add(counts["unknown_categories"])
     metrics.consents.add(counts["consents"])
     metrics.denials.add(counts["denied"])
     metrics.suppressed.add_all(_strip(counts, "suppressed:"))

@@ -150,6 +150,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     fulfilled: tuple[Window, ...] = ()
     origin: str = ""
     """Where a record that was sent back from the dead letters was read first; empty for all others."""
+    unknown_categories: int = 0
+    """Categories of its consent that stand for no purpose."""
 
 
 @dataclass(slots=True, eq=False)

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from schemas.event import Event, Role
+from schemas.event import Role
 from schemas.privacy import LEDGER_HEADER, Place, PrivacyRequest
 from schemas.reasons import ORIGIN_HEADER, Rejected
-from schemas.wire import KnownEvent, check_future, count_unknown, decode_record
+from schemas.wire import Incoming, KnownEvent, check_future, count_unknown, decode_record
 from stream.partition import Partitioner, find_partitions
 from stream.settings import Settings
 from stream.stages.batch import Batch, Item, Record
@@ -56,6 +56,8 @@ class Decoder:
                 ts = event.ts
                 if type(event) is not KnownEvent and (unknown := count_unknown(record.value or b"")):
                     batch.counts["unknown_fields"] += unknown
+                if item.unknown_categories:
+                    batch.counts["unknown_categories"] += item.unknown_categories
                 if self.by_event:
                     seen = ts
                     if seen > clock.now:
@@ -74,7 +76,10 @@ class Decoder:
             decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes, categories=self.categories)
             if isinstance(decoded, PrivacyRequest):
                 return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
-            event, consent = (decoded, None) if isinstance(decoded, Event) else (decoded.event, decoded.consent)
+            if isinstance(decoded, Incoming):
+                event, consent, unknown = decoded.event, decoded.consent or None, decoded.unknown
+            else:
+                event, consent, unknown = decoded, None, 0
             if event.ts - record.timestamp > self.tolerance and (record.timestamp >= 0 or not self.by_event):
                 # Under the event clock a record without a time of its own (-1) can't tell.
                 check_future(event.ts, record.timestamp, self.tolerance)
@@ -82,7 +87,9 @@ class Decoder:
         except Rejected as rejection:
             return rejection
         role = self.roles.get(event.type, "other")
-        return Item(record, event, None, None, consent, event.user_id, role=role, origin=origin)
+        return Item(
+            record, event, None, None, consent, event.user_id, role=role, origin=origin, unknown_categories=unknown
+        )
 
     def _find_astray(self, decoded: Sequence[Item | Rejected], partition: int) -> set[str]:
         """The people whose partition is another one."""

@@ -60,8 +60,10 @@ def test_which_purpose_a_category_of_segment_stands_for_is_a_setting() -> None:
     assert item.consent == {"marketing": True, "analytics": False}
     [item] = decode(records).items
     assert item.consent == {"marketing": False}
-    [item] = decode(records, consent={"categories": {}}).items
+    batch = decode(records, consent={"categories": {}})
+    [item] = batch.items
     assert not item.consent
+    assert batch.counts["unknown_categories"] == len(preferences)
 
 
 def test_the_log_clock_moves_with_every_record_and_never_back() -> None:

@@ -12,7 +12,8 @@ from stream.metrics import Metrics, ModelReport
 
 TYPES = {
     "counter": {
-        "events", "late", "dead_letters", "unknown_fields", "consents", "consent_denials", "rebalances",
+        "events", "late", "dead_letters", "unknown_fields", "unknown_consent_categories", "consents", "consent_denials",
+        "rebalances",
         "fence_rejections", "outbox_sent", "outbox_known", "outbox_parked", "stale_triggers", "sentiment_source",
         "sentiment_label", "catalogue_records", "examples", "relearns", "triggers", "suppressed",
     },

@@ -149,6 +149,7 @@ def test_consent_travels_beside_its_event() -> None:
     decoded = decode_record(json.dumps(call(context=consent)).encode())
     assert isinstance(decoded, Incoming)
     assert decoded.consent == {"marketing": True, "analytics": False}
+    assert decoded.unknown == 1
     assert decoded.event == decode(call())
 
 

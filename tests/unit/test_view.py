@@ -24,7 +24,7 @@ BASE = RecommendationTrigger(
     expires_at=1_323_433_960_000,
     reason="conversion 0.718 is at least 0.6",
     scores={"conversion": 0.718},
-    items=(RecommendedItem(item_id="85123A", score=0.4, reason="often bought after 71053"),),
+    items=(RecommendedItem(item_id="85123A", score=0.4, reason="often bought with 71053"),),
 )
 
 
@@ -42,12 +42,13 @@ def view_of(metrics: Metrics, vitals: Vitals | None = None, **more: object) -> L
 
 def test_a_trigger_is_said_in_plain_words() -> None:
     assert describe(BASE) == (
-        "or-17850 is 72 % likely to buy again within 30 days; show 85123A (often bought after 71053)"
+        "or-17850 is 72 % likely to buy again within 30 days; show 85123A (often bought with 71053)"
     )
 
 
 def test_a_title_is_said_where_it_is_known() -> None:
-    assert "show LANTERN (85123A, often bought after 71053)" in describe(BASE, i85123A="LANTERN")
+    assert "show LANTERN (85123A, often bought with 71053)" in describe(BASE, i85123A="LANTERN")
+    assert "show 85123A (often bought with BULB)" in describe(BASE, i71053="BULB")
     named = trigger(items=(RecommendedItem(item_id="85123A", score=1.0, reason="r", title="OWN"),))
     assert "show OWN (85123A, r)" in describe(named, i85123A="LANTERN")
 
