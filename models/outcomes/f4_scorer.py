@@ -1,0 +1,91 @@
+"""A frozen F4: what score workers load from a snapshot, with the learner's own arithmetic.
+
+Rows of floats in, probabilities out, the same bits for a row whatever its batch, and the columns that moved each.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from models.outcomes.bins import Bins, Floats, Layout
+from models.outcomes.ftrl import Ftrl
+from models.outcomes.stack import Stack, StackState
+
+
+class F4Scoring(msgspec.Struct, frozen=True, kw_only=True):
+    """What score workers load: weights without what learning them goes on from."""
+
+    layout: Layout
+    rates: tuple[float, ...]
+    bias: float
+    slots: bytes
+    weights: bytes
+    stack: StackState
+    memory: tuple[float, ...]
+
+
+class F4Scorer:
+    """A frozen `F4`: probabilities, the same bits as the learner's, and what they are made of."""
+
+    def __init__(self, scoring: F4Scoring) -> None:
+        """Score with `scoring`; raises ValueError where its buffers do not fit each other."""
+        self.scoring = scoring
+        self._bins = Bins(scoring.layout)
+        slots = np.frombuffer(scoring.slots, "<i4").astype(np.int64)
+        weights = np.frombuffer(scoring.weights, "<f8").reshape(len(slots), len(scoring.rates))
+        self._ftrl = Ftrl.frozen(scoring.rates, self._bins.size, scoring.bias, slots, weights)
+        self._stack = Stack.restore(scoring.stack)
+        self._owners = self._bins.owners()
+
+    @property
+    def columns(self) -> int:
+        """Floats of a row."""
+        return self._bins.columns
+
+    def score(self, rows: Floats) -> Floats:
+        """Probabilities, shape (n,), of `rows`, shape (n, columns); raises ValueError for another width."""
+        if rows.ndim != 2 or rows.shape[1] != self.columns:
+            raise ValueError(f"rows must have the shape (n, {self.columns}), not {rows.shape}")
+        return score(self._bins, self._ftrl, self._stack, self.scoring.memory, rows)
+
+    def score_one(self, row: Sequence[float]) -> float:
+        """Probability of one row: equal to `score` to the bit."""
+        logits = self._ftrl.logits(*self._bins.encode(np.asarray(row, np.float64)))
+        return self._stack.predict((*logits.tolist(), *self.scoring.memory))
+
+    def contributions(self, row: Sequence[float], k: int) -> list[tuple[int, float]]:
+        """The `k` columns that move the log-odds of `row` most, strongest first, each with its share.
+
+        A cross counts half for each of its two columns.
+        """
+        slots, values = self._bins.encode(np.asarray(row, np.float64))
+        shares = self._ftrl.shares(slots, values)
+        blend = self._stack.blend()[: len(self.scoring.rates)].tolist()
+        moved = [0.0] * self.columns
+        for owners, by_rate in zip(self._owners, shares.tolist(), strict=True):
+            share = sum(part * each for part, each in zip(blend, by_rate, strict=True))
+            for column in owners:
+                moved[column] += share / len(owners)
+        strongest = heapq.nsmallest(k, range(self.columns), key=lambda column: -abs(moved[column]))
+        return [(column, moved[column]) for column in strongest]
+
+    def to_bytes(self) -> bytes:
+        """The scoring as msgpack."""
+        return msgspec.msgpack.encode(self.scoring)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> F4Scorer:
+        """The scorer that wrote `data`; raises msgspec.DecodeError or ValueError for anything else."""
+        return cls(msgspec.msgpack.decode(data, type=F4Scoring))
+
+
+def score(bins: Bins, ftrl: Ftrl, stack: Stack, memory: tuple[float, ...], rows: Floats) -> Floats:
+    """Probabilities, shape (n,), of `rows`, shape (n, columns), without a matrix product."""
+    inputs = ftrl.logits_batch(*bins.encode_batch(np.asarray(rows, np.float64)))
+    if memory:
+        inputs = np.concatenate([inputs, np.tile(memory, (len(rows), 1))], axis=1)
+    return stack.predict_batch(inputs)
