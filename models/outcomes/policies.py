@@ -29,6 +29,10 @@ class Policy(Protocol):
     def stages(self) -> frozenset[Stage]:
         """The stages that teach anything; `target` is asked about these only."""
 
+    @property
+    def final(self) -> frozenset[Stage]:
+        """The stages whose label is taken for the last word, by which a model's own predictions are put right."""
+
     def target(self, stage: Stage, label: int, prediction: float) -> Target:
         """The target of one row.
 
@@ -49,6 +53,7 @@ class FakeNegativeWeighting:
 
     name: Final = "fake-negative-weighting"
     stages: Final = frozenset[Stage](("exposed", "fulfilled"))
+    final: Final = frozenset[Stage](("matured",))
 
     def target(self, stage: Stage, label: int, prediction: float) -> Target:
         """See `Policy.target`."""
@@ -62,11 +67,27 @@ class Wait:
 
     name: Final = "wait"
     stages: Final = frozenset[Stage](("matured",))
+    final: Final = stages
 
     def target(self, stage: Stage, label: int, prediction: float) -> Target:
         """See `Policy.target`."""
         return Target(label == 1, 1.0)
 
 
-POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (FakeNegativeWeighting(), Wait())}
+class Immediate:
+    """Every exposure is a negative at once, every fulfilment a positive: biased, and only there to be compared with.
+
+    Each row that is fulfilled was learned as a negative too, so a true rate of q comes out as q / (1 + q).
+    """
+
+    name: Final = "immediate"
+    stages: Final = frozenset[Stage](("exposed", "fulfilled"))
+    final: Final = stages
+
+    def target(self, stage: Stage, label: int, prediction: float) -> Target:
+        """See `Policy.target`."""
+        return Target(stage == "fulfilled", 1.0)
+
+
+POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (FakeNegativeWeighting(), Wait(), Immediate())}
 """Every label policy by name."""
