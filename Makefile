@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench soak takeover faults clean
+.PHONY: help demo test lint bench bench-learning soak takeover faults clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,10 @@ lint: $(VENV)/dev ## format, linter, types, import contract
 
 bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
 	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
+
+bench-learning: $(VENV)/dev ## log-loss and calibration on real tables and late labels; ARGS="elec2 telco"
+	@$(PIP) -e '.[trees]'
+	@OMP_NUM_THREADS=1 $(RUN)python -m tests.benchmarks.learning $(ARGS)
 
 soak: $(VENV)/dev ## an hour at half load: does memory stay flat, and what is in Redis; ARGS="--minutes 10"
 	@$(RUN)python -m tests.benchmarks.soak $(ARGS)
