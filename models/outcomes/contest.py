@@ -156,6 +156,12 @@ class Contest:
         # What was said before there was anything to go by is not held against anybody.
         early = self._opened is None or example.exposed_at <= self._opened
         said = None if sights is None or early else tuple(sight.prediction for sight in sights)
+        segments = _segments(example)
         for place, evaluation in enumerate(self.evaluations):
-            evaluation.add(None if said is None else said[place], example.label)
+            evaluation.add(None if said is None else said[place], example.label, segments)
         return said
+
+
+def _segments(example: Example) -> tuple[str, ...]:
+    named = (("channel", example.channel), ("campaign", example.campaign_id))
+    return tuple(f"{name}={value}" for name, value in named if value is not None)

@@ -18,6 +18,9 @@ ECE_BINS: Final = 10
 AUC_BINS: Final = 160
 AUC_SPAN: Final = 8.0
 """The whole-run ROC-AUC is estimated from two histograms over the log-odds from -8 to 8, in bins of a tenth."""
+SEGMENTS: Final = 200
+"""Segments that are told apart; what comes later counts to the segment `OTHER`."""
+OTHER: Final = "other"
 FLOOR: Final = 1e-15
 """Predictions are kept this far from 0 and 1 in the log-loss, so that one sure mistake stays finite."""
 
@@ -30,8 +33,19 @@ class Scored(msgspec.Struct, frozen=True, array_like=True):
     base_loss: float
 
 
+class Calibration(msgspec.Struct, frozen=True):
+    """Of a group of rows: how many, their mean prediction, and the share of labels that came true."""
+
+    rows: int
+    predicted: float
+    rate: float
+
+
 class Totals(msgspec.Struct):
-    """Sums over the whole run. `bins` holds (rows, predictions, labels) per tenth, `negatives`/`positives` log-odds."""
+    """Sums over the whole run. `bins` holds (rows, predictions, labels) per tenth, `negatives`/`positives` log-odds.
+
+    `segments` holds (rows, predictions, labels) by the name of a segment, such as `channel=email`.
+    """
 
     rows: int = 0
     labels: int = 0
@@ -42,6 +56,7 @@ class Totals(msgspec.Struct):
     bins: list[list[float]] = msgspec.field(default_factory=lambda: [[0.0, 0.0, 0.0] for _ in range(ECE_BINS)])
     negatives: list[int] = msgspec.field(default_factory=lambda: [0] * (AUC_BINS + 1))
     positives: list[int] = msgspec.field(default_factory=lambda: [0] * (AUC_BINS + 1))
+    segments: dict[str, list[float]] = msgspec.field(default_factory=dict)
 
 
 class EvaluationState(msgspec.Struct, frozen=True):
@@ -69,8 +84,11 @@ class Evaluation:
         self._recent: deque[Scored] = deque(maxlen=window)
         self._window = window
 
-    def add(self, prediction: float | None, label: int) -> None:
-        """Take one matured label; without a stored prediction it is counted as unscored and nothing else."""
+    def add(self, prediction: float | None, label: int, segments: Iterable[str] = ()) -> None:
+        """Take one matured label; without a stored prediction it is counted as unscored and nothing else.
+
+        `segments` names the groups that the row belongs to, for `segments()`.
+        """
         totals = self.totals
         if prediction is None:
             totals.unscored += 1
@@ -85,6 +103,8 @@ class Evaluation:
         totals.base_loss += scored.base_loss
         _put(totals.bins, prediction, label)
         (totals.positives if label else totals.negatives)[_log_odds_bin(prediction)] += 1
+        for segment in segments:
+            _put_segment(totals.segments, segment, prediction, label)
 
     def metrics(self) -> dict[str, float]:
         """Every metric that is defined so far, those of the newest labels with the prefix `window_`.
@@ -92,7 +112,7 @@ class Evaluation:
         `rows`, `unscored` (whole run only), `base_rate`, `log_loss`, `base_log_loss` (of the running base rate),
         `relative_cross_entropy` (1 - log-loss / base log-loss: above 0 is better than the base rate),
         `calibration_ratio` (predictions / labels: above 1 is over-confident), `ece` (ten equal bins, 0 to 1),
-        `roc_auc` (whole run: from a histogram, to about 0.01; window: exact).
+        `roc_auc` and `pr_auc` (average precision; whole run: from a histogram, to about 0.01; window: exact).
         """
         recent = list(self._recent)
         totals = self.totals
@@ -100,6 +120,23 @@ class Evaluation:
         whole["unscored"] = float(totals.unscored)
         _add_auc(whole, totals.positives, totals.negatives)
         return whole | {f"window_{name}": value for name, value in _window_report(recent).items()}
+
+    def deciles(self) -> list[Calibration]:
+        """Calibration of the newest labels in ten groups of equal size, by prediction, the lowest first."""
+        ordered = sorted(self._recent, key=lambda row: row.prediction)
+        parts = (ordered[len(ordered) * n // 10 : len(ordered) * (n + 1) // 10] for n in range(10))
+        return [
+            Calibration(len(part), math.fsum(row.prediction for row in part) / len(part), _rate(part))
+            for part in parts
+            if part
+        ]
+
+    def segments(self) -> dict[str, Calibration]:
+        """Calibration over the whole run, by segment."""
+        return {
+            name: Calibration(int(rows), predictions / rows, labels / rows)
+            for name, (rows, predictions, labels) in sorted(self.totals.segments.items())
+        }
 
     def state(self) -> EvaluationState:
         """The state; it shares the totals with this object, so encode it before the next `add`."""
@@ -152,6 +189,19 @@ def _report(
     return report
 
 
+def _put_segment(segments: dict[str, list[float]], name: str, prediction: float, label: int) -> None:
+    of_segment = segments.get(name)
+    if of_segment is None:
+        of_segment = segments.setdefault(name if len(segments) < SEGMENTS else OTHER, [0.0, 0.0, 0.0])
+    of_segment[0] += 1.0
+    of_segment[1] += prediction
+    of_segment[2] += label
+
+
+def _rate(rows: Sequence[Scored]) -> float:
+    return sum(row.label for row in rows) / len(rows)
+
+
 def _put(bins: list[list[float]], prediction: float, label: int) -> None:
     of_bin = bins[min(int(prediction * ECE_BINS), ECE_BINS - 1)]
     of_bin[0] += 1.0
@@ -183,3 +233,16 @@ def _add_auc(report: dict[str, float], positives: Sequence[int], negatives: Sequ
         won += positive * (below + 0.5 * negative)
         below += negative
     report["roc_auc"] = won / pairs
+    report["pr_auc"] = _average_precision(positives, negatives)
+
+
+def _average_precision(positives: Sequence[int], negatives: Sequence[int]) -> float:
+    """Area under precision over recall, as a step at each distinct prediction, the highest first."""
+    taken = right = 0
+    area = 0.0
+    for positive, negative in zip(reversed(positives), reversed(negatives), strict=True):
+        taken += positive + negative
+        right += positive
+        if positive:
+            area += positive * right / taken
+    return area / right

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from river import metrics as river
 
-from models.outcomes.evaluation import Evaluation, EvaluationState
+from models.outcomes.evaluation import SEGMENTS, Evaluation, EvaluationState
 
 Pair = tuple[float, int]
 
@@ -96,3 +96,41 @@ def test_a_restored_evaluation_goes_on_exactly() -> None:
     for prediction, label in data[400:]:
         resumed.add(prediction, label)
     assert resumed.metrics() == whole.metrics()
+
+
+def test_average_precision_is_that_of_the_textbook() -> None:
+    evaluation = Evaluation()
+    for prediction, label in ((0.9, 1), (0.8, 0), (0.7, 1), (0.6, 0), (0.5, 0)):
+        evaluation.add(prediction, label)
+    metrics = evaluation.metrics()
+    assert metrics["window_pr_auc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert metrics["pr_auc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_deciles_are_of_equal_size_and_ascend() -> None:
+    evaluation = Evaluation(window=100)
+    for n in range(300):
+        evaluation.add((n % 100) / 100, int(n % 100 >= 50))
+    deciles = evaluation.deciles()
+    assert [of.rows for of in deciles] == [10] * 10
+    assert [of.rate for of in deciles] == [0.0] * 5 + [1.0] * 5
+    assert deciles[0].predicted == pytest.approx(0.045)
+
+
+def test_segments_are_told_apart_and_bounded() -> None:
+    evaluation = Evaluation()
+    for n in range(1_000):
+        evaluation.add(0.25, n % 2, (f"campaign={n}", "channel=email"))
+    segments = evaluation.segments()
+    assert (segments["channel=email"].rows, segments["channel=email"].rate) == (1_000, 0.5)
+    assert len(segments) == SEGMENTS + 1
+    assert sum(of.rows for name, of in segments.items() if name != "channel=email") == 1_000
+
+
+def test_restored_segments_go_on() -> None:
+    evaluation = Evaluation()
+    evaluation.add(0.25, 1, ("channel=email",))
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(evaluation.state()), type=EvaluationState)
+    resumed = Evaluation.restore(state)
+    resumed.add(0.75, 1, ("channel=email",))
+    assert resumed.segments()["channel=email"].predicted == 0.5
