@@ -19,7 +19,7 @@ from models.outcomes.model import Sight
 
 KEPT: Final = 50_000
 """Newest rows that are kept to be fitted on."""
-FIRST: Final = 500
+FIRST: Final = 250
 GROWTH: Final = 1.1
 """The first fit comes after this many rows, each later one after this many times the rows of the one before."""
 ROUNDS: Final = 100

@@ -125,13 +125,16 @@ class F4:
     def learn(self, row: ArrayLike, label: bool, weight: float = 1.0) -> None:
         """Teach the models below the stack."""
         target = float(label)
+        kept = None if self._warming is None else self._checked(np.array(row, np.float64))
         if self._fitted is not None:
             self._descend(self._fitted, row, target, weight)
         self.rows += 1
         self._weight += weight
         self._positive += weight * target
-        if self._warming is not None:
-            self._keep(self._warming, np.array(row, np.float64), target, weight)
+        if self._warming is not None and kept is not None:
+            self._warming.append((kept, target, weight))
+            if self.rows in WARM_UPS:
+                self._fit(self._warming)
 
     def combine(self, sight: Sight, label: bool, weight: float = 1.0) -> None:
         """Teach the stack the final label of a row that was seen as `sight`, before it was learned."""
@@ -150,14 +153,20 @@ class F4:
         self.learn(row, label, weight)
         return sight.prediction
 
-    def scorer(self) -> F4Scorer | None:
-        """A frozen copy of what is known now; None before the first bins."""
+    def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> F4Scorer | None:
+        """A frozen copy of what is known now; None before the first bins.
+
+        `names` are the columns', `schema` the hash of their layout, `outcome` the name of what is predicted.
+        """
         if self._fitted is None:
             return None
         bins, ftrl, stack = self._fitted
         slots, weights = ftrl.weights()
         return F4Scorer(
             F4Scoring(
+                outcome=outcome,
+                schema=schema,
+                names=tuple(names),
                 layout=bins.layout,
                 rates=ftrl.rates,
                 bias=ftrl.bias,
@@ -205,7 +214,7 @@ class F4:
         held = self._seen
         if held is not None and held.row is row:
             return held
-        slots, values = bins.encode(np.asarray(row, np.float64))
+        slots, values = bins.encode(self._checked(np.asarray(row, np.float64)))
         seen = Seen(row, slots, values, ftrl.logits(slots, values).tolist())
         self._seen = seen if isinstance(row, tuple) else None
         return seen
@@ -216,12 +225,10 @@ class F4:
         self._seen = None
         ftrl.learn(seen.slots, seen.values, np.array([(sigmoid(each) - label) * weight for each in seen.logits]))
 
-    def _keep(self, rows: list[Row], row: Floats, label: float, weight: float) -> None:
+    def _checked(self, row: Floats) -> Floats:
         if row.shape != (self.columns,):
             raise ValueError(f"a row must have the shape ({self.columns},), not {row.shape}")
-        rows.append((row, label, weight))
-        if self.rows in WARM_UPS:
-            self._fit(rows)
+        return row
 
     def _fit(self, rows: list[Row]) -> None:
         labels, weights = (np.array([row[place] for row in rows]) for place in (1, 2))

@@ -14,11 +14,15 @@ import numpy as np
 from models.outcomes.bins import Bins, Floats, Layout
 from models.outcomes.ftrl import Ftrl
 from models.outcomes.stack import Stack, StackState
+from schemas.trigger import Contribution
 
 
 class F4Scoring(msgspec.Struct, frozen=True, kw_only=True):
     """What score workers load: weights without what learning them goes on from."""
 
+    outcome: str
+    schema: str
+    names: tuple[str, ...]
     layout: Layout
     rates: tuple[float, ...]
     bias: float
@@ -32,14 +36,26 @@ class F4Scorer:
     """A frozen `F4`: probabilities, the same bits as the learner's, and what they are made of."""
 
     def __init__(self, scoring: F4Scoring) -> None:
-        """Score with `scoring`; raises ValueError where its buffers do not fit each other."""
+        """Score with `scoring`; raises ValueError where its parts do not fit each other."""
         self.scoring = scoring
+        if len(scoring.names) != len(scoring.layout.edges):
+            raise ValueError(f"{len(scoring.names)} names for {len(scoring.layout.edges)} columns")
         self._bins = Bins(scoring.layout)
         slots = np.frombuffer(scoring.slots, "<i4").astype(np.int64)
         weights = np.frombuffer(scoring.weights, "<f8").reshape(len(slots), len(scoring.rates))
         self._ftrl = Ftrl.frozen(scoring.rates, self._bins.size, scoring.bias, slots, weights)
         self._stack = Stack.restore(scoring.stack)
         self._owners = self._bins.owners()
+
+    @property
+    def outcome(self) -> str:
+        """Name of the outcome."""
+        return self.scoring.outcome
+
+    @property
+    def schema(self) -> str:
+        """Hash of the feature layout that the rows must have."""
+        return self.scoring.schema
 
     @property
     def columns(self) -> int:
@@ -57,10 +73,11 @@ class F4Scorer:
         logits = self._ftrl.logits(*self._bins.encode(np.asarray(row, np.float64)))
         return self._stack.predict((*logits.tolist(), *self.scoring.memory))
 
-    def contributions(self, row: Sequence[float], k: int) -> list[tuple[int, float]]:
-        """The `k` columns that move the log-odds of `row` most, strongest first, each with its share.
+    def contributions(self, row: Sequence[float], k: int) -> tuple[Contribution, ...]:
+        """The `k` features that move the log-odds of `row` most, strongest first, ties in the order of the features.
 
-        A cross counts half for each of its two columns.
+        Log-odds away from the base rate, as the heads of the stack weigh the rates; a cross counts half for each of its
+        two features.
         """
         slots, values = self._bins.encode(np.asarray(row, np.float64))
         shares = self._ftrl.shares(slots, values)
@@ -71,7 +88,8 @@ class F4Scorer:
             for column in owners:
                 moved[column] += share / len(owners)
         strongest = heapq.nsmallest(k, range(self.columns), key=lambda column: -abs(moved[column]))
-        return [(column, moved[column]) for column in strongest]
+        names = self.scoring.names
+        return tuple(Contribution(name=names[j], value=float(row[j]), contribution=moved[j]) for j in strongest)
 
     def to_bytes(self) -> bytes:
         """The scoring as msgpack."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 from river.checks import yield_checks
@@ -57,8 +58,9 @@ def test_it_keeps_the_contract_of_a_river_classifier(check: Callable[[F4Classifi
 @pytest.mark.parametrize("remembers", [False, True])
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(remembers: bool) -> None:
     model = taught(2_600, remembers=remembers)
-    scorer = model.scorer()
+    scorer = model.scorer(tuple("abcde"), outcome="buy", schema="s1")
     assert scorer is not None
+    assert (scorer.outcome, scorer.schema) == ("buy", "s1")
     table = rows(500, seed=3)
     table[7] = (math.inf, -math.inf, -0.0, 1e300, math.nan)
 
@@ -159,14 +161,32 @@ def test_the_column_that_decides_comes_first_among_the_contributions() -> None:
     for _ in range(3_000):
         row = [chance.random() for _ in range(3)]
         model.update(row, row[1] > 0.7)
-    scorer = model.scorer()
+    scorer = model.scorer(("a", "b", "c"))
     assert scorer is not None
-    (column, share), *_ = scorer.contributions((0.5, 0.95, 0.5), 2)
-    assert column == 1
-    assert share > 0.0
+    first, _ = scorer.contributions((0.5, 0.95, 0.5), 2)
+    assert (first.name, first.value) == ("b", 0.95)
+    assert first.contribution > 0.0
 
 
 @pytest.mark.parametrize("call", [partial(F4(3).update, [1.0], True), partial(F4(3).predict_batch, np.zeros((2, 4)))])
 def test_rows_of_another_width_are_refused(call: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="shape"):
         call()
+
+
+@pytest.mark.parametrize("rows_before", [0, 300, 2_100])
+def test_a_row_of_another_width_is_refused_and_changes_nothing(rows_before: int) -> None:
+    model = taught(rows_before)
+    before = model.to_bytes()
+    for row in ([1.0] * 4, [1.0] * 6):
+        with pytest.raises(ValueError, match="shape"):
+            model.update(row, True)
+    assert model.to_bytes() == before
+
+
+def test_foreign_bytes_are_refused() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        F4.from_bytes(b"\x93\x01\x02")
+    state = taught(200).to_bytes()
+    with pytest.raises((msgspec.DecodeError, ValueError)):
+        F4.from_bytes(state[: len(state) // 2])
