@@ -43,8 +43,12 @@ lint: $(VENV)/dev ## format, linter, types, import contract
 bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
 	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
 
-bench-learning: $(VENV)/dev ## log-loss and calibration on real tables and late labels; ARGS="elec2 telco"
+$(VENV)/trees: $(VENV)/dev
+	@echo "== boosted trees, to compare with"
 	@$(PIP) -e '.[trees]'
+	@touch $@
+
+bench-learning: $(VENV)/trees ## log-loss and calibration on real tables and late labels; ARGS="elec2 telco"
 	@OMP_NUM_THREADS=1 $(RUN)python -m tests.benchmarks.learning $(ARGS)
 
 soak: $(VENV)/dev ## an hour at half load: does memory stay flat, and what is in Redis; ARGS="--minutes 10"
