@@ -23,7 +23,7 @@ $(VENV)/base: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/base
 	@echo "== tools for tests and training: torch is large"
-	@$(PIP) -e '.[dev,transformers]'
+	@$(PIP) -e '.[dev,transformers,trees]'
 	@touch $@
 
 demo: $(VENV)/base ## a broker, a Redis, a worker and a real event log, live; ARGS="--events 50000 --json"
@@ -43,12 +43,7 @@ lint: $(VENV)/dev ## format, linter, types, import contract
 bench: $(VENV)/dev ## events a second end to end, beside its floor and an idiomatic Faust app
 	@$(RUN)python -m tests.benchmarks.throughput $(ARGS)
 
-$(VENV)/trees: $(VENV)/dev
-	@echo "== boosted trees, to compare with"
-	@$(PIP) -e '.[trees]'
-	@touch $@
-
-bench-learning: $(VENV)/trees ## log-loss and calibration on real tables and late labels; ARGS="elec2 telco"
+bench-learning: $(VENV)/dev ## log-loss and calibration on real tables and late labels; ARGS="elec2 telco"
 	@OMP_NUM_THREADS=1 $(RUN)python -m tests.benchmarks.learning $(ARGS)
 
 soak: $(VENV)/dev ## an hour at half load: does memory stay flat, and what is in Redis; ARGS="--minutes 10"

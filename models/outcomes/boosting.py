@@ -150,5 +150,8 @@ def load() -> Any:
     """The library; raises ExtraMissing, which says how to install it."""
     try:
         return import_module("lightgbm")
-    except ImportError as error:
-        raise ExtraMissing("LightGBM is not installed: pip install 'nudge-stream[trees]'") from error
+    except (ImportError, OSError) as error:
+        # The library is there and the system's OpenMP, which it needs, is not: that is an OSError.
+        raise ExtraMissing(
+            f"no LightGBM ({error}): pip install 'nudge-stream[trees]', and libgomp1 on Linux"
+        ) from error

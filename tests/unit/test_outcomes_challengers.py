@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from models.outcomes.boosting import Boosting, ExtraMissing
+from models.outcomes.boosting import Boosting, ExtraMissing, load
 from models.outcomes.challengers import KINDS, Replayed
 from models.outcomes.contest import Contest, Contestant
 from models.outcomes.f4 import F4
@@ -124,7 +124,10 @@ def test_bytes_of_an_unknown_kind_are_refused() -> None:
 
 
 def test_boosted_trees_resume_to_the_bit_across_a_fit() -> None:
-    pytest.importorskip("lightgbm", reason="needs the extra `trees`")
+    try:
+        load()
+    except ExtraMissing as missing:
+        pytest.skip(str(missing))
     undisturbed = Boosting(COLUMNS, CATEGORICAL)
     teach(undisturbed, 520)
     resumed = Boosting.from_bytes(undisturbed.to_bytes())
