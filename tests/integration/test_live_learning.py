@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
 from pathlib import Path
 
 import msgspec
@@ -19,12 +22,13 @@ from stream.settings import ScoreRule, Settings
 from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events, tag_source
 from stream.state.snapshots import HOUR, choose_forgotten, describe_publication
-from tests.integration.workers import KEY, PARTITIONS, Job
+from tests.integration.workers import KEY, PARTITIONS, Job, Worker
 from tests.unit.factories import NOON
 from tests.unit.reference import Record, Reference
 from tests.unit.test_batch_invariance import compose_log, eager
 
 RECORDS = 20_000
+PARTS = 4
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -42,7 +46,11 @@ async def test_every_stored_probability_is_that_of_the_version_it_names(
     worker = job.start_worker()
     try:
         await worker.wait_ready()
-        await job.send(compose_log(RECORDS, people=5_000), rate=3_000)
+        log, version = compose_log(RECORDS, people=5_000), 0
+        for part in range(PARTS):
+            await job.send(log[part * RECORDS // PARTS : (part + 1) * RECORDS // PARTS], rate=3_000)
+            # However slow the machine is, each part is scored by newer models than the one before it.
+            version = await wait_newer(worker, version)
         await job.wait_until(RECORDS)
         await job.wait_drained()
         assert worker.stop() == 0
@@ -54,6 +62,17 @@ async def test_every_stored_probability_is_that_of_the_version_it_names(
         assert await check_profiles(job, models) > 1_000
     finally:
         job.end()
+
+
+async def wait_newer(worker: Worker, than: int, seconds: float = 60.0) -> int:
+    """Wait until the worker scores with a later version of both models; returns the lower one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        told = re.findall(r'^nudge_model_version\{model="(?:conversion|click)"\} (\S+)', worker.metrics(), re.M)
+        if len(told) == 2 and (newest := min(map(float, told))) > than:
+            return int(newest)
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.05)
 
 
 async def read_models(redis: Redis) -> dict[tuple[str, int], LinearScorer]:
