@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from stream.embedded import Guard
@@ -23,7 +24,9 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str, exactly_once: bool) 
     """Run the seeds and print; the exit status. A mutant's run ends with the first seed that shows it."""
     total = {"differences": 0, "zombie_writes": 0, "lost": 0, "extra_triggers": 0, "kills": 0}
     failed: list[int] = []
+    notes: Counter[str] = Counter()
     count, last, copies, began = 0, 0, 0, time.monotonic()
+    planned = skipped = 0
     print(
         f"{'seed':>5} {'s':>4} {'kills':>5} {'diffs':>6} {'zombie':>6} {'lost':>5} {'extra':>5} {'copies':>6}  faults"
     )
@@ -37,6 +40,8 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str, exactly_once: bool) 
                 kills, count, copies = schedule.count_kills(), count + 1, copies + verdict.copies
                 found = (len(verdict.differences), verdict.zombies, verdict.lost, verdict.extra, kills)
                 total = {name: total[name] + number for name, number in zip(total, found, strict=True)}
+                planned, skipped = planned + len(plan.faults), skipped + schedule.skipped
+                notes.update(schedule.notes)
                 print(
                     f"{last:>5} {time.monotonic() - at:>4.0f} {kills:>5} {found[0]:>6} {found[1]:>6} {found[2]:>5} "
                     f"{found[3]:>5} {verdict.copies:>6}  {schedule.plan.describe_family()}:",
@@ -46,15 +51,19 @@ def run_all(broker: str, seeds: Iterable[int], mutant: str, exactly_once: bool) 
                     flush=True,
                 )
                 if not verdict.clean:
-                    failed.append(last)
+                    # A schedule that could not be carried out shows nothing about a mutant.
+                    if mutant == "none" or not verdict.broken:
+                        failed.append(last)
                     print(*(f"        {line}" for line in verdict.say()), sep="\n", flush=True)
-                    if mutant != "none":
+                    if mutant != "none" and failed:
                         break
         except KeyboardInterrupt:
             print("interrupted; this is what there was until then")
         finally:
             ground.close()
     summary = {"broker": broker, "mutant": mutant, "schedules": count, **total, "copies": copies}
+    # What was planned and did not come about, for those who judge how much a clean run shows.
+    summary |= {"faults": planned, "skipped_faults": skipped, "notes": dict(notes)}
     print(json.dumps(summary | {"last_seed": last, "failed_seeds": failed, "seconds": round(time.monotonic() - began)}))
     return int(bool(failed) == (mutant == "none"))
 

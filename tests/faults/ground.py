@@ -40,7 +40,7 @@ class Ground:
                 verdict = await schedule.run()
             except Exception as error:
                 traceback.print_exc()
-                verdict = Verdict([f"the schedule itself failed: {error!r}"])
+                verdict = Verdict([f"the schedule itself failed: {error!r}"], broken=True)
             if not verdict.clean and "FAULTS_KEEP" in os.environ:
                 kept = Path(os.environ["FAULTS_KEEP"]) / f"{self.kind}-{mutant}-{plan.seed}"
                 shutil.copytree(folder, kept, dirs_exist_ok=True)

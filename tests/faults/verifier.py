@@ -50,6 +50,8 @@ class Verdict:
     zombies: int = 0
     copies: int = 0
     """Entries sent more than once, which at least once allows."""
+    broken: bool = False
+    """Whether the schedule itself failed, so that nothing was compared."""
 
     @property
     def clean(self) -> bool:
