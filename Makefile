@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench bench-learning soak takeover faults clean
+.PHONY: help demo test lint bench bench-learning soak takeover faults clean train-sentiment train-student
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,12 @@ takeover: $(VENV)/dev ## how long partitions stand still when a worker is killed
 faults: $(VENV)/dev ## workers, broker and Redis killed by seeded plans; SEEDS=20 | SEED=17, BROKER=embedded|kafka, MUTANT=...
 	@$(RUN)python -m tests.faults --seeds $(or $(SEEDS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) \
 		$(if $(MUTANT),--mutant $(MUTANT)) $(ARGS)
+
+train-sentiment: train-student ## make the sentiment models again, into OUT=FOLDER; needs NUDGE_DATA and an hour
+	@$(RUN)python -m models.sentiment.train --out $(or $(OUT),build/sentiment) $(ARGS)
+
+train-student: $(VENV)/dev ## make the student of all languages again, into OUT=FOLDER; needs NUDGE_DATA and minutes
+	@OMP_NUM_THREADS=1 $(RUN)python -m models.sentiment.student_train --out $(or $(OUT),build/sentiment)/student_weights
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

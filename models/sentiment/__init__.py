@@ -1,6 +1,7 @@
-"""Sentiment of marketing texts: a small transformer on the CPU, a cache before it and a word table behind it."""
+"""Sentiment of texts: a transformer for English and a student for all languages, a cache before, words behind."""
 
 from models.sentiment.cascade import Cascade
+from models.sentiment.student import Student
 from models.sentiment.transformer import Sentiment, Transformer, WeightsError
 
-__all__ = ["Cascade", "Sentiment", "Transformer", "WeightsError"]
+__all__ = ["Cascade", "Sentiment", "Student", "Transformer", "WeightsError"]

@@ -1,4 +1,7 @@
-"""The training data: labelled English texts from a Parquet file, parted into train, validation and test.
+"""The training data: labelled texts from a Parquet file, parted into train, validation and test.
+
+`load` parts the English texts, for the transformer; `load_all` adds the other languages, for the student, which learns
+from the same English texts and leaves out the same.
 
 Nothing that is tested on is trained on: a training text goes when its letters equal those of a held-out text, or when
 it shares eight words in a row with one (sentences of one review are spread over several of the public sets). The
@@ -42,6 +45,13 @@ _TEST = {("sst2", "test"), ("tweeteval", "test"), ("umsab", "test"), ("semeval16
     ("uci_yelp", "all"),
 }
 
+_TRAIN_OTHERS = {("umsab", "train"), ("semeval16_rest", "train"), ("sb10k", "all"), ("germeval2017", "dev")}
+_VALIDATION_OTHERS = {("umsab", "val"), ("semeval16_rest", "dev")}
+_TEST_OTHERS = {("umsab", "test"), ("semeval16_rest", "test")}
+
+NO_TRAINING = frozenset({"it"})
+"""The terms of the Italian sources do not let weights made of them be passed on; Italian is only tested on."""
+
 Part = Literal["train", "validation", "test"]
 
 
@@ -51,6 +61,7 @@ class Labelled(msgspec.Struct, frozen=True):
     source: str
     text: str
     label: int
+    lang: str = "en"
 
     @property
     def two_class(self) -> bool:
@@ -79,7 +90,7 @@ def load(path: Path, seed: int) -> Corpus:
     """
     shuffler = random.Random(seed)
     parts: dict[Part, list[Labelled]] = {"train": [], "validation": [], "test": []}
-    rows = [(split, row) for split, row in _english_rows(path) if row.text]
+    rows = [(split, row) for split, row in _rows(path) if row.lang == "en" and row.text]
     shuffler.shuffle(rows)
     tweets = 0
     for split, row in rows:
@@ -89,22 +100,51 @@ def load(path: Path, seed: int) -> Corpus:
             part = "validation" if tweets <= TWEETS_FOR_VALIDATION else "train"
         if part is not None:
             parts[part].append(row)
-    validation = _unseen(parts["validation"], parts["test"], Counter())
+    return _apart(parts["train"], parts["validation"], parts["test"])
+
+
+def load_all(path: Path, seed: int) -> Corpus:
+    """Return what `load` does, and the texts of all other languages that may be learned from.
+
+    A text in any language is left out of training when its letters equal those of a held-out text in any other.
+    Raises `FileNotFoundError` when there is no such file.
+    """
+    english = load(path, seed)
+    parts: dict[Part, list[Labelled]] = {"train": [], "validation": [], "test": []}
+    for split, row in _rows(path):
+        part = _part_of_other(row.source, split)
+        if row.lang != "en" and row.text and part and (part == "test" or row.lang not in NO_TRAINING):
+            parts[part].append(row)
+    others = _apart(parts["train"], parts["validation"], parts["test"] + english.test + english.validation)
+    left_out = {source: dict(english.left_out.get(source, {})) for source in english.left_out | others.left_out}
+    for source, reasons in others.left_out.items():
+        left_out[source] = dict(Counter(left_out[source]) + Counter(reasons))
+    return Corpus(
+        english.train + others.train,
+        english.validation + others.validation,
+        english.test + parts["test"],
+        left_out,
+    )
+
+
+def _apart(train: list[Labelled], validation: list[Labelled], test: list[Labelled]) -> Corpus:
+    """Take out of validation what is in test, and out of train what is in either."""
+    kept = _unseen(validation, test, Counter())
     reasons: Counter[tuple[str, str]] = Counter()
-    train = _unseen(_without_surplus(parts["train"]), parts["test"] + validation, reasons)
+    learned = _unseen(_without_surplus(train), test + kept, reasons)
     left_out: dict[str, dict[str, int]] = {}
     for (source, reason), count in sorted(reasons.items()):
         left_out.setdefault(source, {})[reason] = count
-    return Corpus(train, validation, parts["test"], left_out)
+    return Corpus(learned, kept, test, left_out)
 
 
 def letters(text: str) -> str:
-    """Return the ASCII letters and digits of `text`, in small: equal for two spellings of one sentence.
+    """Return the letters and digits of `text`, in small and without those with an accent: equal for two spellings.
 
     >>> letters("It 's a -LRB- caf\\u00e9 -RRB- !") == letters("it's a (caf\\u00e9)!")
     True
     """
-    return re.sub(r"[^a-z0-9]+", "", re.sub(r"-[lr]rb-|@user|\bhttp\b", "", text.lower()))
+    return re.sub(r"[^a-z0-9\u0370-\u1fff\u3040-\ud7ff]+", "", re.sub(r"-[lr]rb-|@user|\bhttp\b", "", text.lower()))
 
 
 def _part(source: str, split: str, shuffler: random.Random) -> Part | None:
@@ -115,10 +155,18 @@ def _part(source: str, split: str, shuffler: random.Random) -> Part | None:
     return "train" if (source, split) in _TRAIN else None
 
 
-def _english_rows(path: Path) -> Iterator[tuple[str, Labelled]]:
+def _part_of_other(source: str, split: str) -> Part | None:
+    if (source, split) in _TEST_OTHERS:
+        return "test"
+    if (source, split) in _VALIDATION_OTHERS:
+        return "validation"
+    return "train" if (source, split) in _TRAIN_OTHERS else None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Labelled]]:
     for row in pq.read_table(path).to_pylist():
-        if row["lang"] == "en":
-            yield row["split"], Labelled(row["source"], normalise(row["text"]), LABELS.index(row["label"]))
+        text, label = normalise(row["text"]), LABELS.index(row["label"])
+        yield row["split"], Labelled(row["source"], text, label, row["lang"])
 
 
 def _without_surplus(rows: Iterable[Labelled]) -> Iterator[Labelled]:
