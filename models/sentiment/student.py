@@ -28,11 +28,15 @@ AT_ONCE: Final = 256
 
 
 class StudentMeta(msgspec.Struct, frozen=True):
-    """What meta.json says that serving needs: logits are `scale` x weights / length + bias, temperature included."""
+    """What meta.json says that serving needs: logits are `scale` x weights / length + bias, temperature included.
+
+    `thresholds` are the confidences, one a level of the cascade, below which an English text is better asked about.
+    """
 
     labels: tuple[str, str, str]
     bias: tuple[float, float, float]
     scale: float
+    thresholds: tuple[float, float, float, float, float]
     version: str
     sha256: str
 
@@ -47,6 +51,7 @@ class Student:
         self._columns = [np.ascontiguousarray(column) for column in (*table.T, lengths)]
         self._meta = meta
         self.version = meta.version
+        self.thresholds = meta.thresholds
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Student":

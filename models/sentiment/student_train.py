@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp  # type: ignore[import-untyped]
@@ -31,15 +32,22 @@ from models.sentiment.evaluation import (
 )
 from models.sentiment.ngrams import BLOCK, BUCKETS, extract
 from models.sentiment.student import DESCRIPTION, MODEL, Student, StudentMeta
+from models.sentiment.transformer import DIGITS
 
 SEED: Final = 17
 PENALTY: Final = 1.0
 ROUNDS: Final = 40
-RARITY: Final = 2.0
+RARITY: Final = 3.0
 """Exponent of the inverse document frequency: rare n-grams count more, for the penalty as for the length."""
 
-WORDS: Final = 2.0
+WORDS: Final = 1.5
 """Weight of word n-grams beside character n-grams."""
+
+SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Share of the English validation texts, of sources with a neutral, that the transformer answers at each level."""
+
+ALWAYS: Final = 1.01
+"""More than any confidence."""
 
 AT_ONCE: Final = 1_000
 LICENCE: Final = (
@@ -159,13 +167,14 @@ def ship(trained: tuple[Quantised, Floats], data: Corpus, seed: int, out: Path) 
     logits = build(quantised, bias, 1.0, digest).logits([row.text for row in data.validation])
     temperature = _temperature(np.array(logits), data.validation)
     judged = build(quantised, bias, temperature, digest)
-    meta = _meta(quantised, bias, temperature, digest)
+    meta = msgspec.structs.replace(_meta(quantised, bias, temperature, digest), thresholds=_thresholds(judged, data))
     report = {
         "model": judged.version,
         "recipe": {"seed": seed, "penalty": PENALTY, "rounds": ROUNDS, "rarity": RARITY, "words": WORDS},
         "texts": {name: _counts(rows) for name, rows in (("train", data.train), ("validation", data.validation))},
         "left_out": data.left_out,
         "temperature": temperature,
+        "thresholds": meta.thresholds,
         "validation": judge(judged, data.validation),
         "bytes": len(content.getvalue()),
     }
@@ -208,7 +217,16 @@ def _temperature(logits: Floats, rows: list[Labelled]) -> float:
 def _meta(quantised: Quantised, bias: Floats, temperature: float, digest: str) -> StudentMeta:
     negative, neutral, positive = (float(value) / temperature for value in bias)
     labels = (corpus.LABELS[0], corpus.LABELS[1], corpus.LABELS[2])
-    return StudentMeta(labels, (negative, neutral, positive), quantised.scale / temperature, digest[:12], digest)
+    scale = quantised.scale / temperature
+    return StudentMeta(labels, (negative, neutral, positive), scale, (0.0,) * 5, digest[:12], digest)
+
+
+def _thresholds(student: Student, data: Corpus) -> tuple[float, float, float, float, float]:
+    """Return the confidences below which lie `SHARES` of the English validation texts."""
+    lines = [row.text for row in data.validation if row.lang == "en" and not row.two_class]
+    confidences = [scored.confidence for scored in student.score_normal(lines)] or [0.0]
+    found = [float(np.quantile(confidences, share)) for share in SHARES[1:-1]]
+    return ALWAYS, round(found[0], DIGITS), round(found[1], DIGITS), round(found[2], DIGITS), 0.0
 
 
 def _counts(rows: list[Labelled]) -> dict[str, dict[str, int]]:

@@ -35,8 +35,9 @@ class Sentiment(msgspec.Struct, frozen=True):
     """What a scorer says about one text.
 
     `score` is p(positive) - p(negative), in -1..1; `confidence` the probability of `label`, the likeliest of
-    negative, neutral and positive; `source` who answered ("transformer", "cache", "lexicon"); `model` the version of
-    the model whose numbers these are (also when they come from the cache).
+    negative, neutral and positive; `source` who answered ("transformer", "student", "cache", "lexicon"); `model` the
+    version of the model whose numbers these are (also when they come from the cache); `level` that at which a cascade
+    of several levels answered, None elsewhere.
     """
 
     score: float
@@ -44,6 +45,7 @@ class Sentiment(msgspec.Struct, frozen=True):
     label: str
     source: str
     model: str
+    level: int | None = None
 
 
 class Meta(msgspec.Struct, frozen=True):
