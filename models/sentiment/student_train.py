@@ -32,6 +32,7 @@ from models.sentiment.evaluation import (
 )
 from models.sentiment.ngrams import BLOCK, BUCKETS, extract
 from models.sentiment.student import DESCRIPTION, MODEL, Student, StudentMeta
+from models.sentiment.student_card import card
 from models.sentiment.transformer import DIGITS
 
 SEED: Final = 17
@@ -157,7 +158,7 @@ def quantise(weights: Floats, strength: npt.NDArray[np.float32]) -> Quantised:
 
 
 def ship(trained: tuple[Quantised, Floats], data: Corpus, seed: int, out: Path) -> dict[str, Any]:
-    """Calibrate, judge on validation texts, write `out`/student.npz, meta.json and report.json; return the report."""
+    """Calibrate, judge on validation texts, write what ships and its report and card to `out`; return the report."""
     out.mkdir(parents=True, exist_ok=True)
     quantised, bias = trained
     content = BytesIO()
@@ -181,6 +182,7 @@ def ship(trained: tuple[Quantised, Floats], data: Corpus, seed: int, out: Path) 
     described = {name: getattr(meta, name) for name in meta.__struct_fields__}
     _write_json(out / DESCRIPTION, described | {"temperature": temperature, "licence": LICENCE})
     _write_json(out / "report.json", report)
+    (out / "README.md").write_text(card(report))
     return report
 
 
@@ -244,7 +246,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     folder = os.environ.get("NUDGE_DATA")
     parser.add_argument("--data", type=Path, default=folder, required=folder is None, help="default: $NUDGE_DATA")
-    parser.add_argument("--out", type=Path, required=True, help="gets student.npz, meta.json and report.json")
+    parser.add_argument("--out", type=Path, required=True, help="gets student.npz, meta.json, report.json, README.md")
     parser.add_argument("--seed", type=int, default=SEED)
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models.sentiment import Student, WeightsError, corpus, student_train
 from models.sentiment.ngrams import BLOCK, BUCKETS, extract
 from models.sentiment.student import FOLDER
+from models.sentiment.student_card import card
 from models.sentiment.text import normalise
 from models.sentiment.transformer import WEIGHTS
 
@@ -127,6 +128,7 @@ def test_all_weights_together_are_small_enough_to_ship() -> None:
 def test_the_report_speaks_of_the_student_that_ships(student: Student) -> None:
     report = json.loads((FOLDER / "report.json").read_text())
     assert report["model"] == student.version
+    assert (FOLDER / "README.md").read_text() == card(report)
     validation = report["validation"]
     assert np.mean([validation[f"umsab {lang}"]["accuracy"] for lang in ("es", "de", "fr", "pt")]) >= 0.56
     assert not any(name.endswith(" it") for name in report["texts"]["train"] | report["texts"]["validation"])
