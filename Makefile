@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench bench-learning soak takeover faults clean train-sentiment train-student
+.PHONY: help demo test lint bench bench-learning soak takeover faults clean train-sentiment train-student bench-sentiment
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ train-sentiment: train-student ## make the sentiment models again, into OUT=FOLD
 
 train-student: $(VENV)/dev ## make the student of all languages again, into OUT=FOLDER; needs NUDGE_DATA and minutes
 	@OMP_NUM_THREADS=1 $(RUN)python -m models.sentiment.student_train --out $(or $(OUT),build/sentiment)/student_weights
+
+bench-sentiment: $(VENV)/dev ## accuracy, calibration and speed of each path on every test split, into docs/sentiment.md; needs NUDGE_DATA
+	@OMP_NUM_THREADS=1 $(RUN)python -m tests.benchmarks.sentiment --write docs/sentiment.md $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
