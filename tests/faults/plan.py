@@ -206,7 +206,8 @@ def compose_plain(plan: Plan) -> list[Record]:
 def shuffle(log: Sequence[Record], seed: int) -> list[Record]:
     """The log as it comes in: each record after a delay of at most the lateness, and some twice.
 
-    A copy comes while the first is remembered: within the person's next few events, and within the hour.
+    A copy comes while the first is remembered: within the person's next few events, and within the hour by the
+    partition's clock, which an event of the day before does not move to where its neighbours are.
     """
     chance = random.Random(f"shuffle {seed}")
     delayed = sorted(log, key=lambda record: record.timestamp + chance.choice((0, chance.randrange(MINUTE))))
@@ -215,7 +216,8 @@ def shuffle(log: Sequence[Record], seed: int) -> list[Record]:
         found.append(record)
         if chance.random() < 0.05:
             copied = found[-chance.choice((1, 1, 2, 5)) :][0]
-            found += [copied] * (abs(record.timestamp - copied.timestamp) < 30 * MINUTE)
+            moment = msgspec.json.decode(copied.value or b"")["ts"]
+            found += [copied] * (max(record.timestamp, copied.timestamp) - moment < 30 * MINUTE)
     return found
 
 
