@@ -81,6 +81,8 @@ class Drain:
         self.holder = f"drain {tag}"
         self.barred: Position | None = None
         """Up to where something is forbidden, until all of it has gone out."""
+        self.size = CHUNK
+        """How many go out at once without transactions: fewer while something is forbidden."""
 
     async def open(self) -> None:
         """Read what an earlier owner left, then begin to send. Raises `KafkaError` where no transaction can be had."""
@@ -161,7 +163,7 @@ class Drain:
     def _take_chunk(self) -> list[Entry]:
         """What goes out at once; a transaction holds all of an event's entries."""
         if self.transactions is None:
-            return list(islice(self.waiting, CHUNK if self.barred is None else 1))
+            return list(islice(self.waiting, self.size))
         chunk = list(islice(self.waiting, MOST))
         last = chunk[-1].position.offset
         chunk += takewhile(lambda entry: entry.position.offset == last, islice(self.waiting, MOST, None))
@@ -182,6 +184,7 @@ class Drain:
                         await self._deliver(chunk)
                         sent = True
                     trimmed = await _trim(self.redis, keys, self._describe_trim(chunk[-1].position))
+                    self.size = min(2 * self.size, CHUNK)
                     if self.barred is not None and chunk[-1].position >= self.barred:
                         self.barred = None
                     return bool(trimmed == 1)
@@ -206,6 +209,7 @@ class Drain:
             await asyncio.sleep(random.uniform(0.05, 0.3))
         elif self.transactions is None and len(chunk) > 1:
             del chunk[len(chunk) // 2 :]
+            self.size = len(chunk)
         else:
             await asyncio.sleep(FORBIDDEN_SECONDS * random.uniform(0.5, 1.0))
 

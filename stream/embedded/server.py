@@ -23,23 +23,25 @@ from stream.embedded.errors import ServerError, ServerNotReadyError
 from stream.embedded.guard import Guard
 
 HOST = "127.0.0.1"
+PORTS = range(20_000, 30_000)
 _LOG_TAIL_LINES = 20
 _STOP_PATIENCE_S = 10.0
 _QUESTION_TIMEOUT_S = 1.0
 
 
 def free_port() -> int:
-    """A loopback port that nobody holds at this moment, from 20000 to 29999.
+    """A loopback port that nobody holds at this moment, out of `PORTS`.
 
     That is below the range from which kernels pick the local port of outgoing connections. Above, a client that
     keeps reconnecting to a killed server's port can be given that very port, connect to itself, and so keep the
     server from coming back.
     """
-    for port in random.sample(range(20_000, 30_000), 200):
+    # The system's chance: two forks of one process would be given the same ports by their own.
+    for port in random.SystemRandom().sample(PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
-    raise ServerError("no free loopback port between 20000 and 29999")
+    raise ServerError(f"no free loopback port between {PORTS[0]} and {PORTS[-1]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
