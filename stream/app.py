@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -16,13 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from aiohttp import web
+from aiokafka.errors import InvalidSessionTimeoutError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from models.lifecycle.registry import Champions
 from models.outcomes.features import SCHEMA
 from models.outcomes.learner import WARM
-from models.sentiment.cascade import Cascade
+from models.sentiment import Cascade, WeightsError
+from models.sentiment.levels import LOWEST
 from schemas.trigger import RecommendationTrigger
 from stream.agents.learn import Learning
 from stream.agents.models import ModelLoader
@@ -34,10 +37,11 @@ from stream.delivery.connection import describe_security
 from stream.delivery.fence import Fence
 from stream.delivery.ledger import restore_consents
 from stream.delivery.producer import Producer
-from stream.delivery.seat import take_seat
+from stream.delivery.seat import take_seat, watch_seat
 from stream.delivery.session import Offer, Session, SessionFactory
 from stream.delivery.source import BatchSource
 from stream.delivery.transactions import name_group
+from stream.desk import Desk
 from stream.host import add_catalogue, build_faust, keep_place, leave_place, work_offers
 from stream.metrics import Metrics
 from stream.notes import Moment, Tide, say_waiting
@@ -49,7 +53,7 @@ from stream.state.keys import tag_events
 from stream.state.partition import check_eviction, check_partitions, clear_partition
 from stream.view import LiveView, PartitionView, build_view, list_items
 from stream.vitals import Vitals, watch_loop
-from stream.watchdog import Paced, Watchdog
+from stream.watchdog import Watchdog
 from stream.web.server import WebService, build_app
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,9 @@ AGENT_NAMES: Final = {"events": "score", "examples": "learn", "privacy": "privac
 """Source -> the agent that works its batches."""
 
 DAY: Final = 86_400_000
+
+GIVE_UP_SECONDS: Final = 4.0
+"""How long a start that failed may take to end what it had begun."""
 
 AGENTS_AT_ONCE: Final = 4
 """Partitions whose batches may be between the stages at the same time; their waits for Redis overlap."""
@@ -115,10 +122,12 @@ class Engine:
         self.titles: dict[str, str] = {}
         self.tide = Tide()
         self.log_began: int | None = None
-        self.paced: Paced | None = None
+        self.desk: Desk | None = None
         self.watchdog: Watchdog | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.sources: list[BatchSource] = []
+        self.joining = False
+        """Whether the groups are joined: from then on partitions may be at work."""
         self.faust = build_faust(settings)
         add_catalogue(self.faust, settings.topics.items, self.redis, self.metrics)
 
@@ -127,7 +136,10 @@ class Engine:
         try:
             await self._start()
         except BaseException:
-            await self._opened.aclose()
+            # What was started beside what failed has threads, which would keep the process for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await (self.leave() if self.joining else self._opened.aclose())
             raise
 
     async def _start(self) -> None:
@@ -165,8 +177,10 @@ class Engine:
         except OSError as error:
             raise BadSettings(f"http.port: {error.strerror}") from error
         self._spawn(watch_loop(self.vitals, self.metrics), self.loader.run(), self._watch())
+        if self.desk is not None:
+            self._open_desk(self.desk)
         if settings.batch.hang_after:
-            self.watchdog = Watchdog(self.vitals, self.paced, settings.batch.hang_after / 1000)
+            self.watchdog = Watchdog(self.vitals, self.desk, settings.batch.hang_after / 1000)
             self.watchdog.start()
             self._opened.callback(self.watchdog.stop)
         self.faust.finalize()
@@ -174,7 +188,14 @@ class Engine:
         if settings.output_guarantee == "exactly_once":
             groups.append(name_group(settings))
         await await_coordinators(bootstrap, [*groups, self.faust.conf.id], connection=security)
-        await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
+        self.joining = True
+        try:
+            await asyncio.gather(self.faust.start(), *(source.start() for source in self.sources))
+        except InvalidSessionTimeoutError as error:
+            raise BadSettings(
+                f"kafka.session_timeout: the broker takes none of {settings.kafka.session_timeout} ms; its "
+                "group.min.session.timeout.ms and group.max.session.timeout.ms say which it takes"
+            ) from error
         self.vitals.resume("start")
         log.info("at work; live page at %s", self.web.url)
 
@@ -211,18 +232,43 @@ class Engine:
         if settings.models.pinned is not None and not self.loader.seen:
             raise BadSettings(f"models.pinned: there is no snapshot of version {settings.models.pinned} in Redis")
         if settings.sentiment.enabled:
-            self.paced = Paced(Cascade(settings.sentiment.folder, settings.sentiment.cache))
+            self.desk = self._build_desk()
         self.newest: deque[RecommendationTrigger] = deque(maxlen=12)
         self.scoring = Scoring(
             settings=settings,
             redis=self.redis,
             producer=self.producer,
-            stages=Stages(settings, partitions, self.paced, self.executor),
+            stages=Stages(settings, partitions, self.desk, self.executor),
             champions=self.champions,
             metrics=self.metrics,
             vitals=self.vitals,
             newest=self.newest,
         )
+
+    def _build_desk(self) -> Desk:
+        options = self.settings.sentiment
+        try:
+            self.cascade = Cascade(options.folder, options.student, options.cache, options.fixed_level or 0)
+        except WeightsError as error:
+            raise BadSettings(f"sentiment.student: {error}") from error
+        return Desk(self.cascade, options.deadline / 1000 if options.fixed_level is None else None)
+
+    def _open_desk(self, desk: Desk) -> None:
+        """Load the transformer beside everything else: neither the start nor an event without text waits for it."""
+        loop = asyncio.get_running_loop()
+
+        def show() -> None:
+            self.metrics.show_scorer(lambda: desk.level, self.cascade.versions)
+
+        def load() -> None:
+            desk.open()
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(show)
+
+        show()
+        if self.settings.sentiment.fixed_level != LOWEST:
+            # A daemon: no stop waits for it.
+            threading.Thread(target=load, name="transformer", daemon=True).start()
 
     def _take_seat(self) -> str | None:
         seat = take_seat(self.settings.app, self.settings.kafka.instance_id)
@@ -231,6 +277,7 @@ class Engine:
         self._opened.callback(seat.leave)
         keep_place(self.faust, seat.name)
         log.info("in its groups this worker is %s", seat.name)
+        self._spawn(watch_seat(self.redis, seat.name, self.vitals))
         return seat.name
 
     def _build_sources(self, isolation_level: str, seat: str | None) -> None:

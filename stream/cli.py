@@ -159,6 +159,30 @@ def produce(
 
 
 @app.command()
+def sentiment(
+    file: Annotated[Path, typer.Argument(help="CSV, JSON lines (plain or gzip) or Parquet.")],
+    text: Annotated[str, typer.Option(metavar="COLUMN", help="Where the texts are.")] = "text",
+    label: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Where negative, neutral or positive is, if known.")
+    ] = "label",
+    lang: Annotated[str, typer.Option(metavar="COLUMN", help="Where the language's code is, if known.")] = "lang",
+    level: Annotated[
+        int | None,
+        typer.Option(min=0, max=4, help="0 asks the transformer most, 4 not at all; the settings' if fixed, else 0."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write each text's score there, as JSON lines.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the sentiment of a file's texts and, where they are labelled, say how well that went."""
+    from stream.commands.sentiment import score_file
+    from stream.commands.texts import Columns
+
+    score_file(load(), file, Columns(text, label, lang), level=level, out=out, as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check broker, topics, Redis, model files and settings, and say what to do."""
     from stream.commands.doctor import show_health

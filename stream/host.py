@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 import faust
+from faust.tables.manager import TableManager
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -39,6 +40,15 @@ class Host(faust.App):  # type: ignore[misc]
         pass
 
 
+class NoTables(TableManager):  # type: ignore[misc]
+    """Starts at once. Faust's own waits a second for tables to be added, and no agent begins before that."""
+
+    async def on_start(self) -> None:
+        """Begin; called by Faust."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 def build_faust(settings: Settings) -> faust.App:
     """The host. Its own consumer carries the catalogue alone, which can be read again."""
     return Host(
@@ -50,6 +60,7 @@ def build_faust(settings: Settings) -> faust.App:
         consumer_auto_offset_reset="earliest",
         topic_disable_leader=True,
         topic_allow_declare=False,
+        TableManager=NoTables,
         web_enabled=False,
     )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, get_args
 
 import msgspec
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from schemas.event import ROLES
 from schemas.example import Stage as ExampleStage
 from schemas.reasons import REASONS
+from stream.desk import Scored
 from stream.instruments import SECONDS, SHORT_SECONDS, SIZES, Clock, Level, Recent, Spread, Tally
 from stream.vitals import CAUSES
 
@@ -121,7 +123,16 @@ class Metrics:
 
     def _declare_models(self) -> None:
         tally, level = self._tally, self._level
-        self.sentiment_sources = tally("sentiment_source", "Texts scored, by who answered.", "source")
+        self.sentiment_sources = tally(
+            "sentiment_source", "Texts scored, by who answered and the level at which.", "source", "level"
+        )
+        self.sentiment_failures = tally(
+            "sentiment_failures", "Texts that the transformer should have answered and the student did."
+        )
+        self.sentiment_level = level(
+            "sentiment_level", "How much the transformer is asked: 0 about all English texts, to 4, about none."
+        )
+        self.sentiment_model = level("sentiment_model", "1 for each model that may answer.", "source", "version")
         self.sentiment_labels = tally("sentiment_label", "Texts scored, by label.", "label")
         self.cache_ratio = level("sentiment_cache_ratio", "Share of texts answered from the cache, since the start.")
         self.relearns = tally("relearns", "Times that a missing snapshot made the examples be learned from the start.")
@@ -133,6 +144,7 @@ class Metrics:
         self.model_version = level("model_version", "Examples offset that the loaded snapshot includes.", "model")
         self.model_age = level("model_age_seconds", "Time since the loaded snapshot was published.", "model")
         self.cache_ratio.follow(self._share_cached)
+        self.sentiment_level.set(math.nan)
         self.sentiment_labels.prepare((label,) for label in SENTIMENT_LABELS)
         self.examples.prepare((stage, label) for stage in get_args(ExampleStage) for label in ("0", "1"))
 
@@ -176,16 +188,24 @@ class Metrics:
         """Take the latencies of triggers just acknowledged, event produced to acknowledgement, shape (triggers,)."""
         self.end_to_end.of().observe_all(seconds)
 
-    def count_sentiment(self, sources: Mapping[str, int], labels: Mapping[str, int]) -> None:
-        """Add a batch's texts by who answered (`cache`, `transformer`, ...) and by label."""
-        self.sentiment_sources.add_all(sources)
-        self.sentiment_labels.add_all(labels)
+    def count_sentiment(self, scored: Scored) -> None:
+        """Add a committed batch's texts by who answered (`cache`, `transformer`, ...) at which level, and by label."""
+        level = str(scored.level)
+        self.sentiment_sources.add_all({(source, level): count for source, count in scored.answered.items()})
+        self.sentiment_failures.add(scored.failures)
+        self.sentiment_labels.add_all(Counter(found.label for found in scored.sentiments))
+
+    def show_scorer(self, level: Callable[[], int], versions: Mapping[str, str]) -> None:
+        """Show what scores texts: its level as of each scrape, and the version of each model by source."""
+        self.sentiment_level.follow(level)
+        for source, version in versions.items():
+            self.sentiment_model.set(1, source, version)
 
     def _share_cached(self) -> float:
-        answered = self.sentiment_sources.read()
+        answered = self.sentiment_sources.sum_by("source")
         texts = sum(answered.values())
         # Not a number rather than zero: an alert on a low share must not fire where there are no texts.
-        return answered.get(("cache",), 0.0) / texts if texts else math.nan
+        return answered.get("cache", 0) / texts if texts else math.nan
 
     def set_partition(self, partition: int, *, lag: int, watermark_delay: float, outbox: int) -> None:
         """Show an owned partition: records not yet committed, seconds, and entries waiting."""

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 from typing import Final
 
 import uvloop
@@ -17,6 +18,9 @@ from stream.logs import configure_logging
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
+
+JOIN_SECONDS: Final = 10.0
+"""How long a worker that was told to stop while it joins its groups may take to have joined them."""
 
 FINISH_SECONDS: Final = 15.0
 """How long a worker that was told to stop may take to finish what is in flight."""
@@ -34,9 +38,15 @@ async def serve(settings: Settings) -> None:
     engine = Engine(settings)
     starting, stopping = asyncio.create_task(engine.start()), asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-    status = 1
+    if engine.joining:
+        # Partitions may be at work before the start is done: what they do is finished in order.
+        await asyncio.wait([starting], timeout=JOIN_SECONDS)
+    # Before the groups are joined there is nothing that could be cut off.
+    status = 1 if engine.joining else 0
     if starting.done():
-        starting.result()
+        if (error := starting.exception()) is not None:
+            _end_for_certain(error)
+            raise error
         await stopping
         ended = await _stop(engine)
         if ended is None:
@@ -45,6 +55,19 @@ async def serve(settings: Settings) -> None:
     # Clients that wait for servers which are away can't be waited for.
     logging.shutdown()
     os._exit(status)
+
+
+def _end_for_certain(error: BaseException) -> None:
+    """See to it that a process which can't work ends, whatever of it would go on."""
+
+    def end() -> None:
+        log.critical("the worker can't start: %s", error)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(LEAVE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _stop(engine: Engine) -> int | None:

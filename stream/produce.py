@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaProducer
 from schemas.reasons import Rejected
 from schemas.wire import Incoming, decode_record, decode_request
 from stream.delivery.packing import BATCH_BYTES, Packer
+from stream.delivery.refusals import FOR_GOOD, MISDATED
 from stream.partition import Partitioner, hash_key
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ async def produce(
     try:
         await producer.start()
         partitions = len(await producer.partitions_for(topic))
-        lanes += [Packer(producer, topic, partition, tally) for partition in range(partitions)]
+        # Records bring dates of their own here, each its own fault.
+        for_good = (*FOR_GOOD, *MISDATED)
+        lanes += [Packer(producer, topic, partition, tally, for_good=for_good) for partition in range(partitions)]
         async for some in paced(_bounded(records, max_record_bytes, tally), rate):
             await _fill(lanes, some, partitioner)
         for lane in lanes:

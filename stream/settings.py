@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     FilePath,
     ModelWrapValidatorHandler,
@@ -183,12 +184,35 @@ class Models(Section):
     pinned: int | None = Field(None, description="score with this version for ever; for comparisons")
 
 
+Level = Annotated[Literal["auto", "0", "1", "2", "3", "4"], BeforeValidator(str)]
+"""A level of `models.sentiment.levels`, or none that is fixed; YAML has a number, a variable has text."""
+
+
 class Sentiment(Section):
     """The scorer of texts."""
 
     enabled: bool = Field(True, description="off: texts are not scored")
-    folder: Path | None = Field(None, description="model.onnx, tokenizer.json, meta.json; the shipped model if unset")
-    cache: int = Field(50_000, ge=0, description="texts whose score is remembered")
+    folder: Path | None = Field(
+        None, description="the transformer's model.onnx, tokenizer.json, meta.json; the shipped one if unset"
+    )
+    student: Path | None = Field(None, description="the student's student.npz, meta.json; the shipped one if unset")
+    level: Level = Field(
+        "auto",
+        description="how much the transformer is asked: 0 (about every English text), 1, 2, 3 or 4 (about none, the "
+        "student alone), the same for all texts, so that a replay gives the same scores; auto: by load",
+    )
+    deadline: Duration = Field(
+        100,
+        ge=1,
+        description="under level: auto, what the texts of a batch may take, waiting included; what takes longer lowers "
+        "the level",
+    )
+    cache: int = Field(50_000, ge=0, description="texts whose score is remembered; 0 remembers none")
+
+    @property
+    def fixed_level(self) -> int | None:
+        """The level of all texts; None where it follows the load."""
+        return None if self.level == "auto" else int(self.level)
 
 
 class Http(Section):

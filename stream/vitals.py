@@ -21,12 +21,14 @@ Cause = Literal[
     "redis",
     "broker",
     "forbidden",
+    "clock",
     "outbox",
     "breaker",
     "failure",
     "log_mismatch",
     "partitions",
     "state",
+    "name",
     "shutdown",
 ]
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
@@ -37,12 +39,14 @@ MEANINGS: Final[dict[Cause, str]] = {
     "redis": "Redis does not answer",
     "broker": "the broker does not answer",
     "forbidden": "the broker's rights or a policy forbid what nudge must do there; the log says more",
+    "clock": "by the broker's clock, that of Redis is wrong: the broker takes nothing that is dated so",
     "outbox": "too much waits for the output topics",
     "breaker": "so many events crash that a bug or a setting is to blame; the log says more",
     "failure": "something failed that was not foreseen, and is tried again; the log says more",
     "log_mismatch": "the log is not the one that the fence knows",
     "partitions": "the events topic has another number of partitions than the state in Redis was written with",
     "state": "the state in Redis is of a version that is not read here",
+    "name": "another process goes by this worker's name in the group; see kafka.instance_id",
     "shutdown": "the worker is stopping",
 }
 

@@ -12,11 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from typing import Final
 
-from models.sentiment.transformer import Sentiment
-from stream.stages.sentiment import TextScorer
+from stream.desk import Desk
 from stream.vitals import Vitals
 
 EXIT_CODE: Final = 70
@@ -29,29 +27,6 @@ NET: Final = 2
 """So many times longer takes the net under the watchdog: C code that never lets other threads run stops this one too,
 but not the timer of `faulthandler`. That one goes on while the process is stopped."""
 
-TEXTS_AT_ONCE: Final = 16
-
-
-class Paced:
-    """Scores texts a few at a time, and shows that it moves. Called in one thread."""
-
-    def __init__(self, scorer: TextScorer) -> None:
-        self.scorer = scorer
-        self.working = False
-        self.steps = 0
-
-    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
-        """As the scorer itself: a score depends on its own text alone."""
-        found: list[Sentiment] = []
-        self.working = True
-        try:
-            for start in range(0, len(texts), TEXTS_AT_ONCE):
-                self.steps += 1
-                found += self.scorer.score_many(texts[start : start + TEXTS_AT_ONCE])
-        finally:
-            self.working = False
-        return found
-
 
 class Watchdog:
     """Watches between `start` and `stop`; ends the process when what it watches stands still for `limit` seconds.
@@ -59,9 +34,9 @@ class Watchdog:
     Only time in which this thread ran counts: a process that was stopped or suspended for long has not hung.
     """
 
-    def __init__(self, vitals: Vitals, paced: Paced | None, limit: float) -> None:
+    def __init__(self, vitals: Vitals, desk: Desk | None, limit: float) -> None:
         self.vitals = vitals
-        self.paced = paced
+        self.desk = desk
         self.limit = limit
         self._interval = limit / SHARE
         self._still = {"event loop": 0.0, "sentiment thread": 0.0}
@@ -91,10 +66,10 @@ class Watchdog:
 
     def look(self, spent: float) -> str | None:
         """Compare with the last look, `spent` seconds ago; what has hung by now, if anything."""
-        paced = self.paced
+        desk = self.desk
         marks = {"event loop": self.vitals.beats}
-        if paced is not None and paced.working:
-            marks["sentiment thread"] = paced.steps
+        if desk is not None and desk.working:
+            marks["sentiment thread"] = desk.steps
         for name in self._still:
             moved = name not in marks or marks[name] != self._seen.get(name)
             self._still[name] = 0.0 if moved else self._still[name] + spent

@@ -19,9 +19,9 @@ class ScoreCache:
     """`hits` and `misses` count what `get` found and did not. For one thread."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        """Keep at most `capacity` scores. Raises `ValueError` below one."""
-        if capacity < 1:
-            raise ValueError(f"capacity: found {capacity}, expected at least 1")
+        """Keep at most `capacity` scores; 0 keeps none. Raises `ValueError` below that."""
+        if capacity < 0:
+            raise ValueError(f"capacity: found {capacity}, expected at least 0")
         self.hits = 0
         self.misses = 0
         self._capacity = capacity

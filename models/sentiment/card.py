@@ -4,7 +4,7 @@ from typing import Any
 
 _RESULT_HEAD = (
     "| test source | texts | accuracy float | accuracy int8 | of three, int8 | macro recall float | macro recall int8 "
-    "| ECE int8 | accuracy lexicon |\n|---|---|---|---|---|---|---|---|---|"
+    "| ECE int8 |\n|---|---|---|---|---|---|---|---|"
 )
 _COUNTED = {"train": "trained on", "validation": "validation", "test": "tested on"}
 
@@ -91,6 +91,5 @@ def _result_row(source: str, row: dict[str, Any]) -> str:
         f"{full['macro_recall']:.3f}",
         f"{int8['macro_recall']:.3f}",
         f"{int8['calibration_error']:.3f}",
-        f"{row['lexicon']['accuracy']:.3f}",
     ]
     return f"| {source} | {row['texts']} | {' | '.join(cells)} |"

@@ -18,9 +18,9 @@ from typing import Literal
 import msgspec
 import pyarrow.parquet as pq
 
+from models.sentiment.evaluation import LABELS
 from models.sentiment.text import normalise
 
-LABELS = ("negative", "neutral", "positive")
 SHINGLE_WORDS = 8
 
 TWO_CLASS = frozenset({"sst2", "rt_polarity", "customer_reviews", "uci_amazon_cells", "uci_imdb", "uci_yelp"})

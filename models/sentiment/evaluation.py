@@ -1,15 +1,20 @@
 """Accuracy, calibration and temperature from logits, in NumPy.
 
-Logits are (texts, 3) in the order of `corpus.LABELS`, labels (texts,) indices into it.
+Logits are (texts, 3) in the order of `LABELS`, labels (texts,) indices into it.
 """
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+DIGITS: Final = 4
+"""Of what `recover` returns; scores have no more."""
+
+LABELS: Final = ("negative", "neutral", "positive")
 Floats: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
+Measures: TypeAlias = dict[str, float | None]
 
 
 def probabilities(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
@@ -46,6 +51,41 @@ def calibration_error(probability: Floats, labels: Labels, bins: int = 15) -> fl
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(float((confidence - right)[bin_of == b].sum())) for b in range(bins)]
     return sum(gaps) / len(labels)
+
+
+def measure(logits: npt.ArrayLike, labels: Labels, *, two_class: bool) -> Measures:
+    """Return `accuracy`, `binary_accuracy`, `macro_recall`, `ece` and the number of `texts`.
+
+    `accuracy` is of three labels; `binary_accuracy` of the texts that are not neutral, with neutral ruled out, None
+    where there are none. Where annotators knew no neutral (`two_class`), `macro_recall` and `ece` are with neutral
+    ruled out too.
+    """
+    ruled = probabilities(without_neutral(logits))
+    fair = ruled if two_class else probabilities(logits)
+    polar = labels != LABELS.index("neutral")
+    return {
+        "accuracy": round(accuracy(probabilities(logits), labels), 4),
+        "binary_accuracy": round(accuracy(ruled[polar], labels[polar]), 4) if polar.any() else None,
+        "macro_recall": round(macro_recall(fair, labels), 4),
+        "ece": round(calibration_error(fair, labels), 4),
+        "texts": len(labels),
+    }
+
+
+def recover(score: float, confidence: float, label: str) -> tuple[float, float, float]:
+    """Return the probabilities of negative, neutral and positive that a `Sentiment` was made of, as far as it tells.
+
+    >>> recover(0.5, 0.6, "positive"), recover(-0.1, 0.7, "neutral")
+    ((0.1, 0.3, 0.6), (0.2, 0.7, 0.1))
+    """
+    # score = positive - negative, and confidence is the probability of the label; the three make 1.
+    if label == "neutral":
+        positive = (1 - confidence + score) / 2
+    else:
+        positive = confidence if label == "positive" else confidence + score
+    negative = positive - score
+    found = (negative, 1 - negative - positive, positive)
+    return tuple(max(0.0, round(value, DIGITS)) for value in found)  # type: ignore[return-value]
 
 
 def negative_log_likelihood(probability: Floats, labels: Labels) -> float:

@@ -1,7 +1,7 @@
 """How much the transformer is asked, by load: five levels, from every English text to none.
 
-A load comes in after each batch, the level for the next one goes out. Pure: a level follows from the loads before it
-and nothing else, so a log of loads gives the same levels again.
+Counts of texts and times come in before and after each batch, the level for it goes out. Pure: a level follows from
+those numbers and nothing else, so a log of them gives the same levels again.
 """
 
 import math
@@ -17,6 +17,11 @@ RISE: Final = 0.8
 FALL: Final = 0.4
 CALM: Final = 20
 """Batches in a row below `FALL` before the transformer is asked more again."""
+
+WEIGHT: Final = 0.2
+"""Of the newest batch in what a text is taken to cost."""
+
+FADING: Final = 0.9
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -46,3 +51,38 @@ def advance(pace: Pace, load: float) -> Pace:
     if pace.calm + 1 < CALM:
         return Pace(pace.level, pace.calm + 1)
     return Pace(pace.level - 1)
+
+
+class Throttle:
+    """The level of each batch, by how long those before it took and how long it waited. Times are seconds."""
+
+    def __init__(self, deadline: float) -> None:
+        """Take the time within which a batch's texts ought to be scored, their wait for their turn included.
+
+        Raises `ValueError` unless it is more than 0.
+        """
+        if not deadline > 0:
+            raise ValueError(f"deadline: found {deadline}, expected more than 0")
+        self.pace = Pace()
+        self._deadline = deadline
+        self._costs = [0.0] * LEVELS
+
+    def brace(self, texts: int, waited: float) -> int:
+        """Return the level of the batch that is next: lower than before where it would miss the deadline.
+
+        What a text costs at a level is known from the last batches there; nothing is foreseen before the first.
+        """
+        level = self.pace.level
+        expected = (waited + texts * self._costs[level]) / self._deadline
+        if expected > RISE:
+            # A cost that keeps its level from being tried is believed less each time, or it would never be mended.
+            self._costs[level] *= FADING
+            self.pace = advance(self.pace, expected)
+        return self.pace.level
+
+    def relate(self, texts: int, waited: float, spent: float) -> None:
+        """Take note of the batch that `brace` was asked about last, which has been scored."""
+        level = self.pace.level
+        cost = spent / max(1, texts)
+        self._costs[level] += WEIGHT * (cost - self._costs[level]) if self._costs[level] else cost
+        self.pace = advance(self.pace, (waited + spent) / self._deadline)

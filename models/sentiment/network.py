@@ -1,7 +1,7 @@
 """The network that is trained: a pretrained BERT encoder, the mean of its token vectors, one linear layer.
 
 Token ids and an attention mask come in, both (texts, tokens) int64; logits (texts, 3) in the order of
-`corpus.LABELS` come out. Needs torch and transformers; serving does not.
+`evaluation.LABELS` come out. Needs torch and transformers; serving does not.
 """
 
 from importlib.util import find_spec

@@ -10,15 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from models.sentiment import corpus, export, lexicon_fit, network
+from models.sentiment import export, network
 from models.sentiment.card import card
 from models.sentiment.corpus import Corpus, Labelled
 from models.sentiment.evaluation import (
+    LABELS,
     Floats,
     accuracy,
     calibration_error,
@@ -27,13 +27,12 @@ from models.sentiment.evaluation import (
     probabilities,
     without_neutral,
 )
-from models.sentiment.lexicon import FILE, Lexicon
 from models.sentiment.transformer import token_ids
 
 LICENCE = (
     "Encoder: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; the changes are under the same licence. Fine-tuned "
     "on public data sets of mixed terms, mostly meant for research, see README.md: whoever needs more than that trains "
-    "on their own. No text of theirs is in the weights; lexicon.json holds single words."
+    "on their own. No text of theirs is in the weights."
 )
 MAXIMUM_BYTES = 30_000_000
 AGREEMENT_TEXTS = 500
@@ -47,13 +46,12 @@ def ship(classifier: network.Classifier, data: Corpus, recipe: dict[str, Any], o
     weights = out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     tokenizer = _write_tokenizer(weights / "tokenizer.json")
-    lexicon = _write_lexicon(data, weights / FILE)
     with tempfile.TemporaryDirectory() as scratch:
         float_path = Path(scratch) / "float.onnx"
         export.export_onnx(classifier, float_path)
         export.quantise(float_path, weights / "model.onnx")
         agreement = _agreement(classifier, float_path, weights / "model.onnx", _rows(tokenizer, data.test))
-    judges = _Judges(classifier, tokenizer, weights / "model.onnx", lexicon)
+    judges = _Judges(classifier, tokenizer, weights / "model.onnx")
     validation = {source: judges.logits(rows) for source, rows in _by_source(data.validation).items()}
     temperature = _temperature(validation, data.validation)
     digest = hashlib.sha256((weights / "model.onnx").read_bytes()).hexdigest()
@@ -68,11 +66,10 @@ def ship(classifier: network.Classifier, data: Corpus, recipe: dict[str, Any], o
         "export": agreement,
     }
     meta = {
-        "labels": corpus.LABELS,
+        "labels": LABELS,
         "temperature": temperature,
         "version": digest[:12],
         "sha256": digest,
-        "lexicon": lexicon.version,
         "sizes": {path.name: path.stat().st_size for path in sorted(weights.iterdir()) if path.name != "meta.json"},
         "recipe": recipe,
         "licence": LICENCE,
@@ -86,17 +83,16 @@ def ship(classifier: network.Classifier, data: Corpus, recipe: dict[str, Any], o
 
 
 class _Judges:
-    """The three scorers that are compared; `logits` gives scorer -> logits (texts, 3)."""
+    """The two scorers that are compared; `logits` gives scorer -> logits (texts, 3)."""
 
-    def __init__(self, classifier: network.Classifier, tokenizer: Tokenizer, int8: Path, lexicon: Lexicon) -> None:
-        self._classifier, self._tokenizer, self._int8, self._lexicon = classifier, tokenizer, int8, lexicon
+    def __init__(self, classifier: network.Classifier, tokenizer: Tokenizer, int8: Path) -> None:
+        self._classifier, self._tokenizer, self._int8 = classifier, tokenizer, int8
 
     def logits(self, rows: list[Labelled]) -> dict[str, Floats]:
         ids = _rows(self._tokenizer, rows)
         return {
             "float": network.batched_logits(self._classifier, ids),
             "int8": export.onnx_logits(self._int8, ids),
-            "lexicon": np.array([self._lexicon.logits(row.text) for row in rows]),
         }
 
 
@@ -106,9 +102,8 @@ def _judge(rows: list[Labelled], logits: dict[str, dict[str, Floats]], temperatu
         found[source] = {"texts": len(chosen), "two_class": chosen[0].two_class}
         labels = np.array([row.label for row in chosen])
         for scorer, values in logits[source].items():
-            scale = 1.0 if scorer == "lexicon" else temperature
             ruled = without_neutral(values) if chosen[0].two_class else values
-            probability = probabilities(ruled, scale)
+            probability = probabilities(ruled, temperature)
             found[source][scorer] = {
                 "accuracy": round(accuracy(probability, labels), 4),
                 "macro_recall": round(macro_recall(probability, labels), 4),
@@ -154,11 +149,6 @@ def _write_tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.save(str(path), pretty=False)
     return tokenizer
-
-
-def _write_lexicon(data: Corpus, path: Path) -> Lexicon:
-    path.write_bytes(msgspec.json.encode(lexicon_fit.fit(data.train, data.validation)))
-    return Lexicon.load(path.parent)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 from models.sentiment import corpus
 from models.sentiment.corpus import Corpus, Labelled
 from models.sentiment.evaluation import (
+    LABELS,
     Floats,
     accuracy,
     calibration_error,
@@ -218,7 +219,7 @@ def _temperature(logits: Floats, rows: list[Labelled]) -> float:
 
 def _meta(quantised: Quantised, bias: Floats, temperature: float, digest: str) -> StudentMeta:
     negative, neutral, positive = (float(value) / temperature for value in bias)
-    labels = (corpus.LABELS[0], corpus.LABELS[1], corpus.LABELS[2])
+    labels = (LABELS[0], LABELS[1], LABELS[2])
     scale = quantised.scale / temperature
     return StudentMeta(labels, (negative, neutral, positive), scale, (0.0,) * 5, digest[:12], digest)
 
@@ -234,7 +235,7 @@ def _thresholds(student: Student, data: Corpus) -> tuple[float, float, float, fl
 def _counts(rows: list[Labelled]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {}
     for row in rows:
-        counts.setdefault(f"{row.source} {row.lang}", Counter())[corpus.LABELS[row.label]] += 1
+        counts.setdefault(f"{row.source} {row.lang}", Counter())[LABELS[row.label]] += 1
     return {name: dict(sorted(found.items())) for name, found in sorted(counts.items())}
 
 

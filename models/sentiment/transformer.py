@@ -35,9 +35,8 @@ class Sentiment(msgspec.Struct, frozen=True):
     """What a scorer says about one text.
 
     `score` is p(positive) - p(negative), in -1..1; `confidence` the probability of `label`, the likeliest of
-    negative, neutral and positive; `source` who answered ("transformer", "student", "cache", "lexicon"); `model` the
-    version of the model whose numbers these are (also when they come from the cache); `level` that at which a cascade
-    of several levels answered, None elsewhere.
+    negative, neutral and positive; `source` whose numbers these are ("transformer", "student") and `model` its version,
+    also when they come from a cache; `level` that at which a cascade answered, None elsewhere.
     """
 
     score: float

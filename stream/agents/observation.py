@@ -35,10 +35,8 @@ def observe_batch(metrics: Metrics, batch: Batch, seconds: Mapping[str, float], 
         metrics.examples.add(number, *name.split(":"))
     for trigger in batch.triggers:
         metrics.triggers.add(1, trigger.rule, trigger.variant or "")
-    if batch.sentiments:
-        metrics.count_sentiment(
-            Counter(found.source for found in batch.sentiments), Counter(found.label for found in batch.sentiments)
-        )
+    if batch.scored is not None:
+        metrics.count_sentiment(batch.scored)
 
 
 def _strip(counts: Counter[str], prefix: str) -> dict[str, int]:

@@ -29,8 +29,8 @@ NOT_YET: Final = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, N
 
 async def await_coordinators(
     bootstrap: str, groups: Sequence[str], *, timeout_s: float = 20.0, connection: Connection | None = None
-) -> None:
-    """Return once somebody leads each of `groups`, or after `timeout_s` all the same, with a warning.
+) -> bool:
+    """Return True once somebody leads each of `groups`, or False after `timeout_s`, with a warning.
 
     Raises BrokerError when no broker answers.
     """
@@ -40,6 +40,8 @@ async def await_coordinators(
                 await _await_leader(admin, group)
     except TimeoutError:
         logger.warning("broker: not all groups are led after %g s (%s); going on", timeout_s, ", ".join(groups))
+        return False
+    return True
 
 
 async def _await_leader(admin: AIOKafkaAdminClient, group: str) -> None:

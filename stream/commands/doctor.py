@@ -103,15 +103,18 @@ def _split(error: Exception) -> tuple[str, str]:
 
 
 def examine_model(settings: Settings) -> Check:
-    """Whether the sentiment model loads: its files are there and are those that meta.json describes."""
+    """Whether the sentiment models load: their files are there and are those that meta.json describes."""
     if not settings.sentiment.enabled:
         return Check("sentiment model", "ok", "off")
-    from models.sentiment.transformer import Transformer, WeightsError
+    from models.sentiment import Student, Transformer, WeightsError
 
+    options = settings.sentiment
     try:
-        return Check("sentiment model", "ok", f"version {Transformer.load(settings.sentiment.folder).version}")
+        student = Student.load(options.student).version
+        return Check("sentiment model", "ok", f"version {Transformer.load(options.folder).version}, student {student}")
     except WeightsError as error:
-        advice = "install the package again, correct sentiment.folder, or set sentiment.enabled to false"
+        advice = "install the package again, correct sentiment.folder or sentiment.student, or set sentiment.enabled "
+        advice += "to false"
         return Check("sentiment model", "fail", str(error), advice)
 
 

@@ -19,7 +19,7 @@ from stream.commands.connections import open_consumer, open_redis
 from stream.commands.output import print_line, print_table
 from stream.commands.topic import find_partitions
 from stream.delivery.beginning import find_time
-from stream.delivery.fence import acquire_fence, place_fence, read_fence
+from stream.delivery.fence import Fence, acquire_fence, place_fence, read_fence
 from stream.settings import Settings
 from stream.state.client import call
 from stream.state.keys import name_key, tag_source
@@ -78,20 +78,21 @@ async def _find_offset(consumer: AIOKafkaConsumer, place: TopicPartition, to: Ta
     return start if to.end == "earliest" else end
 
 
-async def apply_move(redis: Redis, source: Source, move: Move, *, clear: bool, drop_outbox: bool) -> None:
-    """Take the fence and put it down in the new place.
+async def take_fence(redis: Redis, source: Source, move: Move, *, drop_outbox: bool) -> Fence:
+    """Take the fence, and leave it where it is.
 
-    Raises `CommandError`, the place unchanged, where entries wait in the outbox and may not be dropped.
+    Raises `CommandError` where entries wait in the outbox and may not be dropped.
     """
     tag = tag_source(source, move.place.partition)
     held = await acquire_fence(redis, tag, move.now)
     waiting = await call(redis, "XLEN", name_key("outbox", tag))
     if waiting and not drop_outbox:
         raise CommandError(
-            f"partition {move.place.partition}: {waiting} entries wait in its outbox, and positions to come may be "
-            "lower than theirs; wait until nudge status shows none, or drop them with --drop-outbox"
+            f"nothing was changed: {waiting} entries wait in the outbox of partition {move.place.partition}, and "
+            "positions to come may be lower than theirs; wait until nudge status shows none, or drop them with "
+            "--drop-outbox"
         )
-    await place_fence(redis, tag, held, move.to, clear=clear)
+    return held
 
 
 async def reset_fences(
@@ -104,14 +105,21 @@ async def reset_fences(
     drop_outbox: bool,
     confirm: Callable[[str], bool],
 ) -> bool:
-    """Show what would be done, ask, and do it; False where the answer is no. Raises as `plan_moves`, `apply_move`."""
+    """Show what would be done, ask, and do it; False where the answer is no. Raises as `plan_moves`, `take_fence`."""
     async with open_redis(settings) as redis, open_consumer(settings) as consumer:
         moves = await plan_moves(settings, redis, consumer, source, numbers, to)
         print_table(COLUMNS, [_row(move) for move in moves])
         if not confirm(_describe(moves, clear, settings.output_guarantee == "exactly_once")):
             return False
-        for move in moves:
-            await apply_move(redis, source, move, clear=clear, drop_outbox=drop_outbox)
+        # All are taken before the first is moved: what forbids one move forbids all.
+        held = [await take_fence(redis, source, move, drop_outbox=drop_outbox) for move in moves]
+        for done, (move, fence) in enumerate(zip(moves, held, strict=True)):
+            try:
+                await place_fence(redis, tag_source(source, move.place.partition), fence, move.to, clear=clear)
+            except BaseException:
+                moved = ", ".join(str(before.place.partition) for before in moves[:done])
+                print_line(f"Only these partitions were moved: {moved or 'none'}.")
+                raise
     print_line("Done. Running workers go on there within a few heartbeats.")
     return True
 

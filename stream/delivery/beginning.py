@@ -5,27 +5,46 @@ Not every broker finds offsets by time: what it says is taken as a place to look
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from schemas.timestamps import read_millis
+from stream.delivery.lineage import Lineage, Told
 
 EARLIEST, LATEST = "earliest", "latest"
 OnStateLoss = Literal["replay", "resume"]
 
 
-async def choose_beginning(
-    consumer: AIOKafkaConsumer, place: TopicPartition, start: int, start_from: str, on_state_loss: OnStateLoss
-) -> int:
-    """Offset to begin at in a log whose first one is `start`; the partition has no fence.
+class Beginning(NamedTuple):
+    """Where a partition without a fence begins, and the log's lineage from there on."""
 
-    A group that has offsets has been here before: then state was lost, and `on_state_loss` says what to do.
+    offset: int
+    lineage: Lineage
+
+
+async def choose_beginning(
+    consumer: AIOKafkaConsumer,
+    place: TopicPartition,
+    start: int,
+    start_from: str,
+    on_state_loss: OnStateLoss,
+    told: Told | None,
+) -> Beginning:
+    """Where to begin in a log whose first offset is `start`; the partition has no fence.
+
+    A group that was `told` of offsets has been here before: then state was lost, and `on_state_loss` says what to do.
+    What the first run passed over is not replayed either.
     """
-    committed = await consumer.committed(place)
-    if committed is not None:
-        return max(int(committed), start) if on_state_loss == "resume" else start
+    if told is None:
+        at = await _choose_first(consumer, place, start, start_from)
+        return Beginning(at, Lineage(began=at))
+    at = max(told.lineage.began if on_state_loss == "replay" else told.offset, start)
+    return Beginning(at, Lineage(told.lineage.generation, at))
+
+
+async def _choose_first(consumer: AIOKafkaConsumer, place: TopicPartition, start: int, start_from: str) -> int:
     if start_from == EARLIEST:
         return start
     end = await _find_end(consumer, place, start)

@@ -16,6 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from stream.delivery.errors import Refused
+from stream.delivery.lineage import Lineage
 from stream.stages.batch import Clock, Position, Record
 from stream.state.client import call
 from stream.state.forms import WRITTEN
@@ -52,7 +53,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     position of the last outbox entry; `generation` counts how often another log was found under the fence, in which
     offsets begin again. `clearing` says that what an older fence left behind is still being deleted. `reached` is there
     where transactions were sent; the broker may know of a later one. `form` is the highest in which an owner of the
-    partition wrote state.
+    partition wrote state. `began` is the first offset that state was made of.
     """
 
     owner: str
@@ -66,6 +67,12 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     clearing: bool = False
     reached: Reached | None = None
     form: int = 1
+    began: int = 0
+
+    @property
+    def lineage(self) -> Lineage:
+        """What is told of the log beside the offset, for a fence that gets lost."""
+        return Lineage(self.generation, self.began)
 
     def clocks(self) -> Clock:
         """The clocks to begin the next batch with."""
@@ -91,6 +98,7 @@ def parse_fence(flat: Sequence[bytes]) -> Fence | None:
         clearing="clearing" in fields,
         reached=_parse_reached(fields["reached"]) if "reached" in fields else None,
         form=int(fields.get("form", "1")),
+        began=int(fields.get("began", "0")),
     )
 
 
@@ -128,17 +136,26 @@ async def read_fence(redis: Redis, tag: Tag) -> Fence | None:
 
 
 async def acquire_fence(
-    redis: Redis, tag: Tag, start: int, *, clear: bool = False, last_hash: Literal["", "-"] = ""
+    redis: Redis,
+    tag: Tag,
+    start: int,
+    *,
+    clear: bool = False,
+    last_hash: Literal["", "-"] = "",
+    lineage: Lineage | None = None,
 ) -> Fence:
     """Take the partition over with a fresh token; it begins at offset `start` if it has no fence yet.
 
-    `last_hash` is empty where that is the log's beginning, `CHOSEN` where it is another place.
+    `last_hash` is empty where that is the log's beginning, `CHOSEN` where it is another place; `lineage` is what is
+    known of the log all the same, None for a log as it first was, of which state is made from `start` on.
 
     With `clear`, a new fence is marked as `clearing`, for whoever holds it to clear the partition and call
     `open_fence`; until then the mark passes from owner to owner.
     """
     keys = [name_key("fence", tag), name_key("generation", tag)]
-    fence = parse_fence(await _acquire(redis, keys, [uuid.uuid4().hex, start, int(clear), last_hash, WRITTEN]))
+    generation, began = lineage or Lineage(began=start)
+    arguments: list[Argument] = [uuid.uuid4().hex, start, int(clear), last_hash, WRITTEN, generation, began]
+    fence = parse_fence(await _acquire(redis, keys, arguments))
     assert fence is not None
     return fence
 
@@ -176,7 +193,7 @@ async def reset_fence(redis: Redis, tag: Tag, held: Fence, start: int, *, anothe
     commands: list[tuple[Argument, ...]] = [("DEL", name_key("outbox", tag))]
     if another:
         commands += [
-            ("HSET", name_key("fence", tag), "generation", generation),
+            ("HSET", name_key("fence", tag), "generation", generation, "began", start),
             ("SET", name_key("generation", tag), generation),
         ]
     await advance_fence(redis, tag, held, anew, commands)
@@ -192,6 +209,8 @@ async def place_fence(redis: Redis, tag: Tag, held: Fence, at: int, *, clear: bo
     emitted = held.emitted if held.emitted.offset < at else Position(-1, 0)
     anew = msgspec.structs.replace(held, next=at, last_hash=CHOSEN, emitted=emitted)
     commands: list[tuple[Argument, ...]] = [("DEL", name_key("outbox", tag))]
+    if clear or at < held.began:
+        commands.append(("HSET", name_key("fence", tag), "began", at))
     if clear:
         anew = msgspec.structs.replace(anew, clock=0, watermark=0)
         commands.append(("HSET", name_key("fence", tag), "clearing", 1))

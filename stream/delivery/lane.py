@@ -49,7 +49,8 @@ from stream.delivery.fence import (
     read_fence,
     reset_fence,
 )
-from stream.delivery.refusals import FORBIDDEN
+from stream.delivery.lineage import Lineage
+from stream.delivery.refusals import BARRED, BARRING, name_cause
 from stream.delivery.session import Offer, Session
 from stream.stages.batch import Record
 from stream.state.client import call
@@ -75,13 +76,14 @@ FRESH_SECONDS = 2.0
 
 
 class Lane:
-    """Works one partition until it is stopped; `position` is the next offset to read, `fence` what was acquired."""
+    """Works one partition until it is stopped; `position` is the next offset to read."""
 
     def __init__(self, source: BatchSource, partition: TopicPartition) -> None:
         self.source = source
         self.partition = partition
         self.tag = tag_source(source.name, partition.partition)
         self.position: int | None = None
+        self.lineage = Lineage()
         self.busy = asyncio.Lock()
         self.checked = time.monotonic()
         self.held: Cause | None = None
@@ -172,8 +174,8 @@ class Lane:
             except (RedisError, OSError) as error:
                 cause, wait = "redis", random.uniform(0.05, 0.3)
                 self._say(cause, f"Redis: {error}")
-            except FORBIDDEN as error:
-                cause, wait = "forbidden", random.uniform(2.5, 5.0)
+            except BARRED as error:
+                cause, wait = name_cause(error), random.uniform(2.5, 5.0)
                 self._say(cause, f"the broker forbids it: {error!r}")
             except KafkaError as error:
                 cause, wait = "broker", random.uniform(0.2, 0.6)
@@ -195,7 +197,7 @@ class Lane:
                 self.position = max(await self._open(session, fence, start), start)
                 await self._seek(self.position)
             self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
-            if self.held != "forbidden":
+            if self.held not in BARRING:
                 self._hold(None)
             await self._serve(session)
         finally:
@@ -213,14 +215,17 @@ class Lane:
         start = await self._find_start()
         if fence is None:
             async with self._turn:
-                begin = await self.source.choose_beginning(self.partition, start)
+                begin, self.lineage = await self.source.choose_beginning(self.partition, start)
         else:
-            begin = start
+            begin, self.lineage = start, fence.lineage
             await self._check_membership(fence.next)
         # Without a fence nothing is told to the group yet: its offset would say, if this fails, that state was lost.
         last_hash: Literal["", "-"] = "" if begin == start else CHOSEN
-        acquired = await acquire_fence(self.source.redis, self.tag, begin, clear=clear is not None, last_hash=last_hash)
+        acquired = await acquire_fence(
+            self.source.redis, self.tag, begin, clear=clear is not None, last_hash=last_hash, lineage=self.lineage
+        )
         check_form(acquired.form)
+        self.lineage = acquired.lineage
         await self._check_membership(acquired.next)
         if acquired.clearing and clear is not None:
             # Only under the token, or a worker that stalls here could delete what the next owner has made.
@@ -246,7 +251,7 @@ class Lane:
         try:
             # The client would try for ever; not wait_for, as in `BatchSource`.
             async with asyncio.timeout(MEMBERSHIP_SECONDS):
-                await self.source.consumer.commit({self.partition: offset})
+                await self.source.consumer.commit({self.partition: (offset, str(self.lineage))})
         except TimeoutError as error:
             raise KafkaTimeoutError(f"no group coordinator answered in {MEMBERSHIP_SECONDS:g} s") from error
         except (CommitFailedError, UnknownMemberIdError, IllegalStateError) as error:
@@ -262,7 +267,9 @@ class Lane:
             return
         if self.source.on_log_mismatch == "pause":
             raise LogMismatch(
-                f"{why}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the profiles"
+                f"{why}; was the topic made anew? on_log_mismatch: earliest begins at its start and keeps the "
+                "profiles. If it lost its end, what it still holds would count twice: nudge fence reset --to-latest "
+                "goes on there"
             )
         log.error("%s: %s; beginning anew at %d, as configured", self.tag, why, start)
         await self._begin_anew(session, fence, start, another=verdict == "another")

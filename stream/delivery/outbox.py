@@ -24,12 +24,12 @@ from stream.delivery.entries import REFUSED, name_topics, park_entry, read_entry
 from stream.delivery.errors import Refused, RefusedForGood
 from stream.delivery.fence import Fence, Reached, read_fence
 from stream.delivery.producer import Outgoing, Producer
-from stream.delivery.refusals import FORBIDDEN, name_cause
+from stream.delivery.refusals import BARRED, BARRING, name_cause
 from stream.delivery.transactions import MOST, Transactions
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import NOWHERE, Entry, Position
-from stream.state.client import call
+from stream.state.client import call, read_clock
 from stream.state.keys import Tag, name_key
 from stream.state.scripts import Argument, Script
 from stream.vitals import Cause, Vitals
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 _trim: Final = Script("stream.delivery", "trim.lua")
 CHUNK: Final = 2_000
-WAITED_FOR: Final[tuple[Cause, ...]] = ("broker", "forbidden", "redis")
+PASSING: Final[tuple[Cause, ...]] = ("broker", "redis")
 PARTING_SECONDS: Final = 1.0
-FORBIDDEN_SECONDS: Final = 5.0
-"""About as long is waited before what is forbidden is tried again: a person must act first."""
+BARRED_SECONDS: Final = 5.0
+"""About as long is waited before what is barred is tried again: a person must act first."""
 
 
 class Drain:
@@ -80,9 +80,9 @@ class Drain:
         self.closing = False
         self.holder = f"drain {tag}"
         self.barred: Position | None = None
-        """Up to where something is forbidden, until all of it has gone out."""
+        """Up to where something is barred, until all of it has gone out."""
         self.size = CHUNK
-        """How many go out at once without transactions: fewer while something is forbidden."""
+        """How many go out at once without transactions: fewer while something is barred."""
 
     async def open(self) -> None:
         """Read what an earlier owner left, then begin to send. Raises `KafkaError` where no transaction can be had."""
@@ -134,7 +134,7 @@ class Drain:
             if self.task is not None:
                 self.task.cancel()
                 await asyncio.gather(self.task, return_exceptions=True)
-            self.vitals.resume("forbidden", self.holder)
+            self._resume(*BARRING)
             if self.transactions is not None:
                 await self.transactions.close()
 
@@ -173,13 +173,16 @@ class Drain:
         """Send and trim, as often as it takes; False when the partition has another owner.
 
         A transaction is tried once: what became of one that failed is told to the next owner, so `KafkaError` ends it;
-        but one that was forbidden came to nothing. Of a chunk that is forbidden in part, the end may be left to later.
+        but one that was barred came to nothing. Of a chunk that is barred in part, the end may be left to later.
         """
         sent, told = False, None
         keys = [name_key("fence", self.tag), name_key("outbox", self.tag)]
         try:
             while True:
                 try:
+                    if self.barred is not None:
+                        # It may be the clock that was mended.
+                        self.wall = await read_clock(self.redis)
                     if not sent:
                         await self._deliver(chunk)
                         sent = True
@@ -192,26 +195,29 @@ class Drain:
                     cause = name_cause(error)
                     if cause == "broker" and self.transactions is not None:
                         raise
-                    if cause != told and not (cause == "forbidden" and self.barred):
+                    if cause != told and not (cause in BARRING and self.barred):
                         log.warning("%s: outbox waits for %s: %r", self.tag, cause, error)
                         told = cause
-                    if cause == "forbidden":
+                    if cause in BARRING:
                         self.barred = self.barred or chunk[-1].position
                     self.vitals.pause(cause, self.holder)
                     await self._rest(cause, chunk)
         finally:
-            for cause in ("broker", "redis") if self.barred else WAITED_FOR:
-                self.vitals.resume(cause, self.holder)
+            self._resume(*PASSING, *(() if self.barred else BARRING))
+
+    def _resume(self, *causes: Cause) -> None:
+        for cause in causes:
+            self.vitals.resume(cause, self.holder)
 
     async def _rest(self, cause: Cause, chunk: list[Entry]) -> None:
-        """Wait before the next try. Of what is forbidden in part less is tried: the rest would go out each time."""
-        if cause != "forbidden":
+        """Wait before the next try. Of what is barred in part less is tried: the rest would go out each time."""
+        if cause not in BARRING:
             await asyncio.sleep(random.uniform(0.05, 0.3))
         elif self.transactions is None and len(chunk) > 1:
             del chunk[len(chunk) // 2 :]
             self.size = len(chunk)
         else:
-            await asyncio.sleep(FORBIDDEN_SECONDS * random.uniform(0.5, 1.0))
+            await asyncio.sleep(BARRED_SECONDS * random.uniform(0.5, 1.0))
 
     def _describe_trim(self, last: Position) -> list[Argument]:
         arguments: list[Argument] = [self.owner, f"{last.offset}-{last.number + 1}"]
@@ -270,7 +276,7 @@ class Drain:
                 return []
             half = len(entries) // 2
             return await self._transact_run(entries[:half], now) + await self._transact_run(entries[half:], now)
-        except FORBIDDEN:
+        except BARRED:
             await self._check_owner()
             await self._open_transactions()
             raise

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from stream.delivery.refusals import FOR_GOOD
 
@@ -42,10 +43,17 @@ class Packer:
     """
 
     def __init__(
-        self, client: AIOKafkaProducer, topic: str, partition: int, tally: Tally, spare: Spare | None = None
+        self,
+        client: AIOKafkaProducer,
+        topic: str,
+        partition: int,
+        tally: Tally,
+        spare: Spare | None = None,
+        for_good: tuple[type[KafkaError], ...] = FOR_GOOD,
     ) -> None:
+        """`for_good`: the broker's answers that are a record's own fault."""
         self.client, self._topic, self._partition, self._tally = client, topic, partition, tally
-        self._spare = spare
+        self._spare, self._for_good = spare, for_good
         self._builder = client.create_batch()
         self._held: list[Parcel] = []
         self._flight: asyncio.Task[None] | None = None
@@ -98,8 +106,12 @@ class Packer:
 
     async def _deliver(self, builder: Any, held: Sequence[Parcel]) -> None:
         try:
-            await (await self.client.send_batch(builder, self._topic, partition=self._partition))
-        except FOR_GOOD as error:
+            outcome = await self.client.send_batch(builder, self._topic, partition=self._partition)
+            outcome.add_done_callback(_hear)
+            # Not awaited itself: the client's shield, once it is cancelled, hears no failure.
+            await asyncio.wait([outcome])
+            outcome.result()
+        except self._for_good as error:
             if self._spare is not None:
                 self.client = await self._spare()
             await self._deliver_in_parts(held, error)
@@ -116,6 +128,12 @@ class Packer:
             for parcel in part:
                 _add(builder, parcel)
             await self._deliver(builder, part)
+
+
+def _hear(outcome: asyncio.Future[Any]) -> None:
+    """Hear a failure that comes when the flight is given up: what nobody hears is logged."""
+    if not outcome.cancelled():
+        outcome.exception()
 
 
 def _add(builder: Any, parcel: Parcel) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class Producer:
         self.partitioner: Partitioner = settings.partitioner
         self._client: AIOKafkaProducer | None = None
         self._spare: AIOKafkaProducer | None = None
+        self._users: Counter[AIOKafkaProducer] = Counter()
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -88,17 +90,24 @@ class Producer:
         await self.start()
         client = self._client
         assert client is not None
+        self._users[client] += 1
         try:
             return await self._send(client, records)
         except KafkaError:
             self._retire(client)
             raise
+        finally:
+            self._users[client] -= 1
+            # Not earlier: one who asks a client that is closed where a topic's partitions are is never answered.
+            if not self._users[client]:
+                del self._users[client]
+                if self._client is not client:
+                    asyncio.get_running_loop().create_task(_discard(client))
 
     def _retire(self, client: AIOKafkaProducer) -> None:
         # The sequence is broken: what comes next needs a client that knows nothing of it.
         if self._client is client:
             self._client = None
-            asyncio.get_running_loop().create_task(_discard(client))
 
     async def _send(self, client: AIOKafkaProducer, records: list[Outgoing]) -> list[int]:
         spare = self._open_spare if self.idempotent else None

@@ -17,11 +17,13 @@ from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
-from stream.delivery.beginning import EARLIEST, OnStateLoss, choose_beginning
+from stream.delivery.beginning import EARLIEST, Beginning, OnStateLoss, choose_beginning
 from stream.delivery.connection import describe_connection
 from stream.delivery.errors import PartitionsChanged
 from stream.delivery.fence import Fence
 from stream.delivery.lane import Lane
+from stream.delivery.lineage import read_told
+from stream.delivery.refusals import name_cause
 from stream.delivery.seat import forget_name
 from stream.delivery.session import Offer, SessionFactory
 from stream.metrics import Metrics
@@ -176,9 +178,13 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
             self.metrics.rebalances.add()
             self.metrics.rebalance.of("drain").observe(self._left - began)
 
-    async def choose_beginning(self, partition: TopicPartition, start: int) -> int:
+    async def choose_beginning(self, partition: TopicPartition, start: int) -> Beginning:
         """Where a partition without a fence begins, whose first offset is `start`."""
-        return await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss)
+        told = None
+        if await self.consumer.committed(partition) is not None:
+            # The consumer says nothing of the metadata.
+            told = await read_told(self.settings, self.consumer_group, partition)
+        return await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss, told)
 
     def check_partitions(self) -> None:
         """Raise `PartitionsChanged` if the topic is known to have another number of partitions than it must have."""
@@ -214,9 +220,28 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         while True:
             await asyncio.sleep(HINT_INTERVAL)
             await self._tell()
+            await self._hear()
+
+    async def _hear(self) -> None:
+        """Hear of what went wrong in the group: until somebody has, the client does not try to join it again.
+
+        A lane that reads hears of it; where there is none yet, nobody else would.
+        """
+        holder = f"group {self.name}"
+        try:
+            if not self.lanes:
+                await self.consumer.getmany(timeout_ms=0)
+        except KafkaError as error:
+            log.warning("%s: the group: %r; trying again", self.name, error)
+            self.vitals.pause(name_cause(error), holder)
+            return
+        for cause in ("broker", "forbidden"):
+            self.vitals.resume(cause, holder)
 
     async def _tell(self) -> None:
-        offsets = {tp: lane.position for tp, lane in self.lanes.items() if lane.position is not None}
+        offsets = {
+            tp: (lane.position, str(lane.lineage)) for tp, lane in self.lanes.items() if lane.position is not None
+        }
         if not offsets:
             return
         try:

@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalStateError, InvalidTxnState, KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    IllegalOperation,
+    IllegalStateError,
+    InvalidTxnState,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+)
 from aiokafka.producer import sender
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -34,6 +41,11 @@ MOST: Final = 1_000
 
 TIMEOUT: Final = 30_000
 """Milliseconds after which the broker aborts a transaction whose owner nobody follows."""
+
+PATIENCE: Final = 0.8 * REQUEST_TIMEOUT / 1000
+"""Seconds that a transaction may take: less than any answer may take by the client's own measure. It would ask again,
+and the first of two requests to end a transaction, carried out late, would end the next one. Whoever goes on after
+this opens a new epoch, in which late requests are refused."""
 
 STOP_SECONDS: Final = 1.0
 
@@ -96,10 +108,10 @@ class Transactions:
         if client is None:
             raise IllegalStateError("the transactional producer is not open")
         try:
-            async with asyncio.timeout(2 * REQUEST_TIMEOUT / 1000):
+            async with asyncio.timeout(PATIENCE):
                 await self._transact(client, records, reached)
-        except AssertionError as error:
-            # The client's way to say that it was fenced, or failed, before.
+        except (AssertionError, IllegalOperation) as error:
+            # The client's ways to say that it was fenced, or failed, before.
             raise KafkaError(f"the transactional producer {self.id} is done with: {error}") from error
         except TimeoutError as error:
             raise KafkaTimeoutError(f"a transaction of {self.id} does not end") from error
@@ -107,16 +119,13 @@ class Transactions:
     async def _transact(self, client: AIOKafkaProducer, records: Sequence[Outgoing], reached: Reached) -> None:
         await client.begin_transaction()
         place = OffsetAndMetadata(reached.position.offset, _write_metadata(reached))
-        told = asyncio.ensure_future(client.send_offsets_to_transaction({self.source: place}, self.group))
         try:
             await write(client, records, self.settings.partitioner, _refuse, {})
-            await told
+            # Not before: were the transaction ended here by a request that comes late, nobody would send the records.
+            await client.send_offsets_to_transaction({self.source: place}, self.group)
         except InvalidTxnState as error:
             # A topic that was refused to the transaction shows in what is sent to others, by another name.
             raise _hear_end(client) or error from error
-        finally:
-            told.cancel()
-            await asyncio.gather(told, return_exceptions=True)
         await client.commit_transaction()
 
     async def close(self) -> None:

@@ -50,6 +50,7 @@ def write_environment(overrides: Mapping[str, Any], settings: Settings) -> dict[
         found["NUDGE_CONFIG"] = str(file.resolve())
     for name, path in (
         ("NUDGE_SENTIMENT_FOLDER", settings.sentiment.folder),
+        ("NUDGE_SENTIMENT_STUDENT", settings.sentiment.student),
         ("NUDGE_KAFKA_CA_FILE", settings.kafka.ca_file),
     ):
         if path is not None:

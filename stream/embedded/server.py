@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ _STOP_PATIENCE_S = 10.0
 _QUESTION_TIMEOUT_S = 1.0
 
 
+_given: deque[int] = deque(maxlen=100)
+
+
 def free_port() -> int:
     """A loopback port that nobody holds at this moment, out of `PORTS`.
 
@@ -38,8 +42,12 @@ def free_port() -> int:
     """
     # The system's chance: two forks of one process would be given the same ports by their own.
     for port in random.SystemRandom().sample(PORTS, 200):
+        # Who was given one may not hold it yet.
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
+            _given.append(port)
             return port
     raise ServerError(f"no free loopback port between {PORTS[0]} and {PORTS[-1]}")
 

@@ -18,11 +18,11 @@ import msgspec
 
 from models.outcomes.windows import Window
 from models.person import Person
-from models.sentiment.transformer import Sentiment
 from schemas.event import Event, Role
 from schemas.privacy import Place, PrivacyRequest
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger
+from stream.desk import Scored
 
 
 class Record(Protocol):
@@ -180,8 +180,8 @@ class Batch:
     closed: dict[str, Window] = field(default_factory=dict)
     """Windows to delete: closed or cancelled in this batch."""
     entries: list[Entry] = field(default_factory=list)
-    sentiments: list[Sentiment] = field(default_factory=list)
-    """What the scorer said of each text, for the metrics."""
+    scored: Scored | None = None
+    """What was said of its texts and by whom, for the metrics; None without texts."""
     counts: Counter[str] = field(default_factory=Counter)
     emitted: Position = NOWHERE
     """Position of the last entry before this batch."""

@@ -75,7 +75,8 @@ class Decoder:
         try:
             decoded = decode_record(record.value, record.headers, max_bytes=self.max_bytes, categories=self.categories)
             if isinstance(decoded, PrivacyRequest):
-                return Item(record, None, decoded, parse_ledger(record.headers), None, decoded.user_id)
+                ledger, origin = parse_ledger(record.headers), find_origin(record.headers)
+                return Item(record, None, decoded, ledger, None, decoded.user_id, origin=origin)
             if isinstance(decoded, Incoming):
                 event, consent, unknown = decoded.event, decoded.consent or None, decoded.unknown
             else:

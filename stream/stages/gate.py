@@ -38,10 +38,7 @@ class Gate:
             if item.event is not None:
                 self._admit(batch, item, item.event)
             elif item.request is not None:
-                user = item.request.user_id
-                with self._noting(batch, user, item):
-                    apply_request(batch.people[user], item.request, item.ledger)
-                batch.counts["consents"] += 1
+                self._hear(batch, item, item.request)
 
     def may_trigger(self, batch: Batch, user: str, offset: int) -> bool:
         """Whether a trigger may be made for this person at `offset`; what changes later in the batch does not show."""
@@ -70,6 +67,13 @@ class Gate:
     def _allows(self, dossier: Dossier, purpose: str) -> bool:
         return dossier.consent.get(purpose, not self.required)
 
+    def _hear(self, batch: Batch, item: Item, request: PrivacyRequest) -> None:
+        if item.origin not in batch.replayed:
+            with self._noting(batch, request.user_id, item):
+                apply_request(batch.people[request.user_id], request, item.ledger, sent_back=bool(item.origin))
+            _remember_origin(batch, item)
+        batch.counts["consents"] += 1
+
     def _admit(self, batch: Batch, item: Item, event: Event) -> None:
         dossier = batch.people[event.user_id]
         if item.consent and (news := _choose_news(dossier, item.consent, event.ts)):
@@ -92,9 +96,7 @@ class Gate:
             batch.counts["duplicates:" + item.role] += 1
             return
         person.seen = entry
-        if item.origin:
-            batch.replayed.add(item.origin)
-            batch.replays.append(item.origin)
+        _remember_origin(batch, item)
         item.admitted = True
         item.may_trigger = dossier.consent.get(self.trigger, not self.required)
 
@@ -117,19 +119,31 @@ def remember(seen: bytes, event_id: str, minute: int) -> bytes | None:
     return (wanted + (minute % 65_536).to_bytes(2, "little") + seen)[: _ENTRY * SEEN_EVENTS]
 
 
-def apply_request(dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, Place] | None) -> None:
+def _remember_origin(batch: Batch, item: Item) -> None:
+    if item.origin:
+        batch.replayed.add(item.origin)
+        batch.replays.append(item.origin)
+
+
+def apply_request(
+    dossier: Dossier, request: PrivacyRequest, ledger: tuple[int, Place] | None, *, sent_back: bool = False
+) -> None:
     """Change the consent kept in `dossier`, unless this request was applied before.
 
     A request passed on from the ledger carries its place there: one at or below the last applied of its ledger
     partition is a second copy, and must not undo what came after it. A ledger made anew is of a higher generation, so
     that its low offsets are no copies; so when the same requests are in it again, a grant that is dated before the
     last decision changes nothing. An erasure withdraws every purpose.
+
+    One that was `sent_back` from the dead letters was never applied, whatever its ledger partition has brought since.
     """
     if ledger is not None:
         partition, place = ledger
         last = dossier.ledger.get(partition)
         if last is not None and place <= last:
-            return
+            if not sent_back:
+                return
+            place = last
         dossier.ledger[partition] = place
     changes = dict.fromkeys(PURPOSES, False) if request.action == "erase" else request.consent
     news = {

@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 from time import perf_counter
 
 from models.lifecycle.registry import Lineup
+from stream.desk import Desk
 from stream.settings import Settings
 from stream.stages.batch import Batch
 from stream.stages.decide import Decide
@@ -13,18 +14,18 @@ from stream.stages.decode import Decoder
 from stream.stages.features import Features
 from stream.stages.gate import Gate
 from stream.stages.predict import predict
-from stream.stages.sentiment import TextScorer, score_texts
+from stream.stages.sentiment import score_texts
 
 
 class Stages:
     """What a batch goes through between reading and commit. Holds options only, nothing of any batch."""
 
-    def __init__(self, settings: Settings, partitions: int, scorer: TextScorer | None, executor: Executor) -> None:
+    def __init__(self, settings: Settings, partitions: int, desk: Desk | None, executor: Executor) -> None:
         self.decode = Decoder(settings, partitions)
         self.gate = Gate(settings)
         self.features = Features(settings, self.gate)
         self.decide = Decide(settings)
-        self.scorer = scorer
+        self.desk = desk
         self.executor = executor
 
     async def run(self, batch: Batch, models: Lineup) -> dict[str, float]:
@@ -39,7 +40,7 @@ class Stages:
 
         self.gate(batch)
         lap("gate")
-        await score_texts(batch, self.scorer, self.executor)
+        await score_texts(batch, self.desk, self.executor)
         lap("sentiment")
         self.features(batch)
         lap("features")

@@ -6,7 +6,7 @@ touch them all, on Redis Cluster too. `{privacy0}` and `{examples0}` are the tag
 | key | type | what |
 |---|---|---|
 | `nudge` | hash | `partitions`, `partitioner`: what the events topic was when state was first written |
-| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation`,
+| `fence:{p7}` | hash | `owner`, `epoch`, `next`, `clock`, `watermark`, `last_hash`, `emitted`, `generation`, `began`,
 `form`; `clearing` while what an older fence left behind is deleted; `reached`, `<generation>/<position>`, under
 exactly_once |
 | `attempts:{p7}` | hash | token of a process -> `<from> <to>` of the batch that it began and neither committed nor gave
@@ -31,6 +31,7 @@ each generation |
 | `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
 | `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |
 | `absent:{p7}` | none | never there: every script on a cluster names it, see `stream/state/cluster.py` |
+| `seat:<name>` | string | token of the process that goes by this name in its groups, for another to find |
 | `item:<item id>` | hash | catalogue: `title`, `category`, ... |
 """
 

@@ -21,17 +21,11 @@ import numpy as np
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from models.sentiment import Student, Transformer, corpus
+from models.sentiment.cascade import Cascade
 from models.sentiment.corpus import Labelled
-from models.sentiment.evaluation import (
-    Floats,
-    accuracy,
-    calibration_error,
-    macro_recall,
-    probabilities,
-    without_neutral,
-)
+from models.sentiment.evaluation import Floats, Measures, probabilities
+from models.sentiment.evaluation import measure as measure_labels
 from models.sentiment.language import is_english
-from models.sentiment.levelled import LevelledCascade
 from models.sentiment.levels import LEVELS
 from models.sentiment.student_train import SEED
 from models.sentiment.transformer import logits_of, token_ids
@@ -47,7 +41,6 @@ AT_ONCE: Final = 256
 TIMED: Final = 300
 BEGIN, END = "<!-- figures: make bench-sentiment -->", "<!-- end of figures -->"
 
-Measures: TypeAlias = dict[str, float | None]
 Splits: TypeAlias = dict[str, dict[str, Measures]]
 
 
@@ -134,21 +127,8 @@ def judge(rows: list[Labelled], of: Answers, students: list[Student]) -> dict[st
 
 
 def measure(rows: list[Labelled], logits: Floats) -> Measures:
-    """`accuracy` is of three labels; `binary_accuracy` of the texts that are not neutral, with neutral ruled out.
-
-    Of a source that knows no neutral, `macro_recall` and `ece` are with neutral ruled out too.
-    """
-    labels = np.array([row.label for row in rows])
-    ruled = probabilities(without_neutral(logits))
-    fair = ruled if rows[0].two_class else probabilities(logits)
-    polar = labels != corpus.LABELS.index("neutral")
-    return {
-        "accuracy": round(accuracy(probabilities(logits), labels), 4),
-        "binary_accuracy": round(accuracy(ruled[polar], labels[polar]), 4),
-        "macro_recall": round(macro_recall(fair, labels), 4),
-        "ece": round(calibration_error(fair, labels), 4),
-        "texts": len(rows),
-    }
+    """The measures of a split."""
+    return measure_labels(logits, np.array([row.label for row in rows]), two_class=rows[0].two_class)
 
 
 def _mean(found: list[Measures]) -> Measures:
@@ -158,7 +138,7 @@ def _mean(found: list[Measures]) -> Measures:
 
 
 def _cascade(of: Answers, student: Student, logits: Floats, level: int) -> Floats:
-    """What `LevelledCascade` answers at a level, from answers that are there already."""
+    """What `Cascade` answers at a level, from answers that are there already."""
     return np.where(_asked(of, student, logits, level)[:, None], of.transformer, logits)
 
 
@@ -198,8 +178,8 @@ def _speeds(transformer: Transformer, student: Student, splits: dict[str, list[L
     return found
 
 
-def _at_half() -> LevelledCascade:
-    cascade = LevelledCascade(level=HALF)
+def _at_half() -> Cascade:
+    cascade = Cascade(level=HALF)
     cascade.load()
     return cascade
 

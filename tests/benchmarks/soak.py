@@ -33,6 +33,7 @@ from tests.benchmarks.report import describe_machine
 from tests.benchmarks.throughput import choose_overrides, fill_topic
 from tests.benchmarks.worker import Worker, choose_command
 from tests.benchmarks.workload import PEOPLE, build_log
+from tests.integration.workers import end_task
 
 BURST: Final = 60_000
 CHUNK_SECONDS: Final = 5
@@ -89,8 +90,7 @@ class Soak:
                     sending.result()
                 self.samples.append(await asyncio.to_thread(self._look, at))
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            await end_task(sending)
 
     async def _send(self, rate: float) -> None:
         def tell(acknowledged: int) -> None:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -80,6 +81,8 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     if chosen.exactly_once and chosen.broker != "kafka":
         parser.error("--exactly-once needs --broker kafka: the embedded broker has no transactions")
+    if chosen.broker == "kafka" and not chosen.plan and not os.environ.get("KAFKA_HOME"):
+        parser.error("--broker kafka needs KAFKA_HOME, the folder of an Apache Kafka")
     # A broker that was killed is meant to be away; the client says so many times a second.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     seeds = [chosen.seed] if chosen.seed is not None else range(chosen.first, chosen.first + chosen.seeds)

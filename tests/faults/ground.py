@@ -44,6 +44,8 @@ class Ground:
             if not verdict.clean and "FAULTS_KEEP" in os.environ:
                 kept = Path(os.environ["FAULTS_KEEP"]) / f"{self.kind}-{mutant}-{plan.seed}"
                 shutil.copytree(folder, kept, dirs_exist_ok=True)
+                if self.kafka is not None:
+                    shutil.copy(self.kafka.log, kept / "broker.log")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return schedule, verdict

@@ -51,7 +51,7 @@ async def check(ground: Ground, plan: Plan) -> None:
 
 
 async def test_a_worker_killed_after_the_commit_and_before_the_trim_loses_and_invents_nothing(ground: Ground) -> None:
-    """Would have caught: a commit before the work is done (Faust #527, #606), a trim before the acknowledgement, an
+    """Would have caught: a commit before the work is done (#527, #606 of Faust), a trim before the acknowledgement, an
     example learned twice."""
     await check(ground, plan(Fault("point", 0, 0.4, "committed"), Fault("point", 0, 0.4, "sent", 2), workers=1))
 

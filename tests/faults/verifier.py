@@ -23,6 +23,7 @@ from models.outcomes.scorer import LinearScorer
 from models.outcomes.windows import Window
 from models.person import COMMUTING
 from schemas.example import Example, Interaction
+from schemas.profile import Profile
 from schemas.reasons import SOURCE_HEADER
 from stream.settings import AbandonedRule, Settings
 from stream.state.keys import name_key, tag_events, tag_source
@@ -82,6 +83,7 @@ async def verify(redis: Redis, references: Sequence[Reference], output: Output, 
     verdict = Verdict()
     for reference in references:
         await verify_state(verdict, redis, reference)
+        await verify_readable(verdict, redis, reference)
         audit = await redis.lrange(name_key("audit", tag_events(reference.partition)), 0, -1)  # type: ignore[arg-type]
         verify_audit(verdict, reference.partition, [line.decode() for line in audit])
     verify_output(verdict, [entry for reference in references for entry in reference.entries], output)
@@ -113,6 +115,29 @@ async def verify_state(
     clocks = (str(reference.clock.now).encode(), str(reference.clock.watermark).encode())
     verdict.expect(name_key("fence", tag), (fence.get(b"clock"), fence.get(b"watermark")), clocks)
     verdict.expect(name_key("fence", tag) + " time to live", await redis.ttl(name_key("fence", tag)), -1)
+
+
+async def verify_readable(verdict: Verdict, redis: Redis, reference: Reference) -> None:
+    """Profiles as other programs read them, by the contract alone: with the codec both sides would be wrong."""
+    names = [each.name for each in msgspec.structs.fields(Profile)]
+    tag = tag_events(reference.partition)
+    found = await read_hashes(redis, tag)
+    for user, dossier in reference.people.items():
+        if (person := dossier.person) is not None:
+            wanted = Profile(**{name: getattr(person, name) for name in names})
+            key = name_key("profile", tag, user)
+            verdict.expect(f"{key} as others read it", read_profile(found.get(key, {})), wanted)
+
+
+def read_profile(fields: Mapping[bytes, bytes]) -> Profile:
+    """
+    >>> found = read_profile({b"orders": b"2", b"revenue": b"1.5", b"last_items": b'["i1"]', b"_0": b"..."})
+    >>> found == Profile(orders=2, revenue=1.5, last_items=("i1",))
+    True
+    """
+    texts = {name.decode(): value.decode() for name, value in fields.items() if not name.startswith(b"_")}
+    lists = {name: msgspec.json.decode(texts[name]) for name in ("top_categories", "last_items") if name in texts}
+    return msgspec.convert(texts | lists, Profile, strict=False)
 
 
 async def read_hashes(redis: Redis, tag: str) -> dict[str, dict[bytes, bytes]]:

@@ -22,7 +22,7 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["stream.process", "typer", "tests.integration.program"])
+_CONTEXT.set_forkserver_preload(["tests.integration.zygote"])
 
 
 class Program:

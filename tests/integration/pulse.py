@@ -60,6 +60,15 @@ class Pulse:
             assert time.monotonic() < since + seconds, f"stand still: {[n for n, at in firsts.items() if at is None]}"
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def wait_taken(self, owners: dict[int, str], seconds: float = 60.0) -> set[int]:
+        """Wait until others own partitions than `owners`; the partitions."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if taken := {number for number, owner in self.owners.items() if owner != owners.get(number)}:
+                return taken
+            assert time.monotonic() < deadline, "nobody else takes a partition"
+            await asyncio.sleep(LOOK_SECONDS)
+
 
 @asynccontextmanager
 async def feel_pulse(redis: Redis, partitions: int) -> AsyncIterator[Pulse]:

@@ -5,7 +5,10 @@ what an agent does with an offer is disturbed, not what becomes of it. `dies bef
 before trim`: it kills itself at the third outbox entries that were written and not sent, transaction that was sent and
 not committed, or that was committed and not trimmed. `poison`: a stage fails at events whose type is
 `poison`. `deadly`, `endless`, `asleep`: there the stage kills its process, loops for ever, or sleeps in C and lets no
-other thread run. `texts`: the scorer never returns from the text `poison`. `broken`: a stage fails at every event.
+other thread run. `texts`: the scorer never returns from the text `poison`. `unloaded`: the transformer never is there.
+`broken`: a stage fails at every event. `ahead`: the outbox' clock is two hours ahead. `loading`: each group
+answers the first time that a member asks for its part that it is being loaded. `confused`: the second time, the host's
+aside, something that no client expects.
 `host`: no worker at all, but a second host that joins the first one's group and leaves it, again and again.
 """
 
@@ -18,13 +21,21 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import GroupLoadInProgressError, UnknownError
+from aiokafka.protocol.group import SyncGroupRequest
 
+from models.sentiment import cascade
 from models.sentiment.transformer import Sentiment
 from stream import app, process
+from stream.agents import score
+from stream.delivery import outbox
 from stream.delivery.outbox import Drain
 from stream.delivery.session import Offer
 from stream.metrics import Metrics
@@ -87,19 +98,30 @@ def advance_unless_poisoned(harm: Callable[[Any], None], everything: bool) -> An
     return advance_roughly
 
 
-class SlowReader:
-    """Never done with one text."""
+def build_slow_reader(*_: Any) -> Any:
+    """A scorer that is never done with one text."""
+    # What the reference imports would hold up the other kinds of worker.
+    from tests.unit.reference import WordScorer
 
-    def __init__(self, *_: Any) -> None:
-        # What the reference imports would hold up the other kinds of worker.
-        from tests.unit.reference import WordScorer
+    class SlowReader(WordScorer):
+        def score_many(self, texts: Sequence[str], langs: Sequence[str | None] | None = None) -> list[Sentiment]:
+            if "poison" in texts:
+                time.sleep(1_000)
+            return super().score_many(texts, langs)
 
-        self.scorer = WordScorer()
+    return SlowReader()
 
-    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
-        if "poison" in texts:
-            time.sleep(1_000)
-        return self.scorer.score_many(texts)
+
+def read_clock_ahead(read: Callable[..., Awaitable[Callable[[], float]]]) -> Callable[..., Awaitable[Any]]:
+    async def read_ahead(redis: Any) -> Callable[[], float]:
+        clock = await read(redis)
+        return lambda: clock() + 2 * 3_600
+
+    return read_ahead
+
+
+def load_for_ever(*_: Any) -> Any:
+    time.sleep(1_000)
 
 
 def die_at_third(function: Callable[..., Awaitable[Any]], *, after: bool = False) -> Callable[..., Awaitable[Any]]:
@@ -116,6 +138,21 @@ def die_at_third(function: Callable[..., Awaitable[Any]], *, after: bool = False
         return result
 
     return die
+
+
+def refuse_part(send: Callable[..., Awaitable[Any]], error: int, which: int) -> Callable[..., Awaitable[Any]]:
+    """`send`, which answers with an error when a member asks for its part that time."""
+    asked: Counter[Any] = Counter()
+
+    async def send_or_fail(coordinator: Any, request: Any) -> Any:
+        answer = await send(coordinator, request)
+        if isinstance(request, SyncGroupRequest):
+            asked[coordinator] += 1
+            if asked[coordinator] == which and (which == 1 or not coordinator.group_id.endswith("-host")):
+                return SimpleNamespace(error_code=error)
+        return answer
+
+    return send_or_fail
 
 
 async def join_and_leave(settings: Settings) -> None:
@@ -141,7 +178,16 @@ if __name__ == "__main__":
     if "dies before trim" in sys.argv:
         AIOKafkaProducer.commit_transaction = die_at_third(AIOKafkaProducer.commit_transaction, after=True)
     if "texts" in sys.argv:
-        app.Cascade = SlowReader  # type: ignore[assignment,misc]
+        app.Cascade = build_slow_reader  # type: ignore[assignment,misc]
+    if "unloaded" in sys.argv:
+        cascade.Transformer.load = load_for_ever  # type: ignore[method-assign]
+    if "loading" in sys.argv:
+        GroupCoordinator._send_req = refuse_part(GroupCoordinator._send_req, GroupLoadInProgressError.errno, 1)
+    if "confused" in sys.argv:
+        GroupCoordinator._send_req = refuse_part(GroupCoordinator._send_req, UnknownError.errno, 2)
+    if "ahead" in sys.argv:
+        score.read_clock = read_clock_ahead(score.read_clock)  # type: ignore[assignment]
+        outbox.read_clock = read_clock_ahead(outbox.read_clock)  # type: ignore[assignment]
     for name in HARM.keys() & set(sys.argv):
         features.advance = advance_unless_poisoned(HARM[name], name == "broken")
     process.run_worker(load_settings())

@@ -725,6 +725,10 @@ def test_missing_model_files_fail_with_advice(healthy: Place, monkeypatch: pytes
     checks = {each["check"]: each for each in json.loads(healthy.run("doctor", "--json").output)["checks"]}
     assert checks["sentiment model"]["state"] == "fail"
     assert "sentiment.folder" in checks["sentiment model"]["advice"]
+    monkeypatch.delenv("NUDGE_SENTIMENT_FOLDER")
+    assert states(healthy.run("doctor", "--json"))["sentiment model"] == "ok"
+    monkeypatch.setenv("NUDGE_SENTIMENT_STUDENT", str(tmp_path / "nothing"))
+    assert states(healthy.run("doctor", "--json"))["sentiment model"] == "fail"
 
 
 def test_doctor_creates_nothing(place: Place) -> None:

@@ -225,6 +225,6 @@ async def test_a_bug_that_crashes_every_event_pauses_the_worker_which_goes_on_on
         assert (await job.counts())["dead_letters:crash"] == crashed
         letters = [dict(letter.headers) for letter in await job.read(job.settings.topics.dead_letters)]
         assert sum(headers["nudge-reason"] == b"crash" for headers in letters) == crashed
-        assert await asyncio.to_thread(job.workers[-1].causes) == ""
+        await job.workers[-1].wait_ready()
     finally:
         job.end()

@@ -289,6 +289,7 @@ def test_ctrl_c_that_python_loses_ends_the_demo_too(remains: Callable[[], list[s
 
     assert "the interrupt was swallowed" in ended.stderr
     assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
     assert remains() == []
 

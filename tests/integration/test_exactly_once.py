@@ -6,12 +6,17 @@ import asyncio
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.producer.transaction_manager import TransactionResult
+from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
@@ -211,6 +216,52 @@ async def test_a_drain_whose_partition_moved_sends_nothing_and_says_so(
     await old.close()
     await new.close()
     assert await read_values(outlet, tmp_path, topic_prefix, transactional) == {b"1": 1, b"2": 1, b"3": 1}
+
+
+async def end_again(client: AIOKafkaProducer) -> None:
+    """What a request does that the client has given up, and sent again, if it is carried out after all."""
+    manager = client._txn_manager
+    request = EndTxnRequest(
+        transactional_id=manager.transactional_id,
+        producer_id=manager.producer_id,
+        producer_epoch=manager.producer_epoch,
+        transaction_result=TransactionResult.COMMIT,
+    )
+    node = await client.client.coordinator_lookup(CoordinationType.TRANSACTION, manager.transactional_id)
+    await client.client.send(node, request, group=ConnectionGroup.COORDINATION)
+
+
+async def test_a_request_to_end_a_transaction_that_comes_late_loses_nothing_of_the_next(
+    outlet: Outlet, tmp_path: Path, topic_prefix: str, transactional: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would have caught: a place that counts before what it speaks for is with the broker."""
+    # given one transaction that is through
+    drain = await outlet.open()
+    await outlet.put(drain, 1)
+    await outlet.wait_empty(drain)
+    assert drain.transactions is not None
+    client = drain.transactions._client
+    assert client is not None
+    send = client._sender._send_produce_req
+
+    async def send_late(node: int, batches: Any) -> None:
+        monkeypatch.undo()
+        await asyncio.sleep(1.0)
+        await end_again(client)
+        await send(node, batches)
+
+    # when the request that ended it is carried out again, just before the records of the next one are written
+    monkeypatch.setattr(client._sender, "_send_produce_req", send_late)
+    await outlet.put(drain, 2)
+    with suppress(KafkaError):
+        await outlet.wait_empty(drain)
+    await drain.close()
+
+    # then whoever goes on sends what is missing
+    drain = await outlet.open()
+    await outlet.wait_empty(drain)
+    await drain.close()
+    assert await read_values(outlet, tmp_path, topic_prefix, transactional) == {b"1": 1, b"2": 1}
 
 
 @pytest.mark.parametrize("lost", ["the outbox came back", "decided anew", "and Kafka's group expired"])

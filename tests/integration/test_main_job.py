@@ -81,6 +81,7 @@ async def test_a_second_worker_joins_and_nothing_is_lost_or_done_twice(job: Job,
 
 
 async def test_agents_that_raise_and_rebalances_of_the_host_lose_nothing(job: Job, log: list[Record]) -> None:
+    """Would have caught: an event acknowledged although the agent raised (Faust #527)."""
     worker = job.start_worker("agents")
     await worker.wait_ready()
     other = job.start_worker("host")

@@ -15,10 +15,12 @@ import pytest
 from redis.asyncio import Redis
 
 from stream.broker import probe
+from stream.delivery import seat
 from stream.delivery.seat import take_seat
 from stream.embedded import Servers
+from stream.vitals import Vitals
 from tests.integration.pulse import feel_pulse
-from tests.integration.workers import PARTITIONS, PINNED, Job
+from tests.integration.workers import PARTITIONS, PINNED, Job, Worker, end_task
 from tests.unit.reference import make_lineup
 from tests.unit.test_batch_invariance import compose_log, eager
 
@@ -56,12 +58,14 @@ async def test_a_killed_worker_gets_its_place_back_and_the_other_keeps_its_own(j
     sending = asyncio.create_task(send_for_ever(job))
     async with feel_pulse(redis, PARTITIONS) as pulse:
         await pulse.wait_moved(range(PARTITIONS), time.monotonic())
-        lost, kept = doomed.partitions(), first.partitions()
+        lost, kept = await doomed.partitions(), await first.partitions()
         assert lost | kept == set(range(PARTITIONS))
         owners = dict(pulse.owners)
 
         # when one is killed and started again
         doomed.kill()
+        # What it wrote last may be seen a look later.
+        await asyncio.sleep(0.1)
         killed = time.monotonic()
         job.start_worker()
         seconds = await pulse.wait_moved(lost, killed, seconds=SESSION / 1_000)
@@ -70,9 +74,60 @@ async def test_a_killed_worker_gets_its_place_back_and_the_other_keeps_its_own(j
         assert seconds < SESSION / 1_000
         assert {number: pulse.owners[number] for number in kept} == {number: owners[number] for number in kept}
         assert all(pulse.owners[number] != owners[number] for number in lost)
-        assert job.workers[-1].partitions() == lost
-    sending.cancel()
-    await asyncio.gather(sending, return_exceptions=True)
+        await wait_shown(job.workers[-1], lost)
+    await end_task(sending)
+
+
+async def test_two_workers_of_one_name_say_so_until_one_ends(job: Job) -> None:
+    kafka = job.settings.kafka.model_copy(update={"instance_id": "worker-7"})
+    job.settings = job.settings.model_copy(update={"kafka": kafka})
+    first, second = job.start_worker(), job.start_worker()
+    for worker in (first, second):
+        await wait_named(worker)
+        assert worker.log.read_text().count("another process is worker-7 too") == 1
+    first.kill()
+    await second.wait_ready(60)
+
+
+async def test_a_name_is_another_s_too_when_its_token_comes_again_and_not_when_it_came_once(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seat, "WATCH_SECONDS", 0.01)
+    vitals = Vitals()
+    vitals.resume("start")
+    watching = asyncio.create_task(seat.watch_seat(redis, "box-0", vitals))
+    key = "seat:box-0"
+    await asyncio.sleep(0.2)
+    assert await redis.get(key)
+
+    # when Redis comes back with the token of a process that is gone, then nothing is said
+    await redis.set(key, "of before")
+    await asyncio.sleep(0.3)
+    assert vitals.ready()[0]
+
+    # when another writes again and again, then it is, until that one ends
+    for _ in range(30):
+        await redis.set(key, "another")
+        await asyncio.sleep(0.02)
+    assert [reason.split(":")[0] for reason in vitals.ready()[1]] == ["name"]
+    await asyncio.sleep(0.5)
+    assert vitals.ready()[0]
+    watching.cancel()
+
+
+async def wait_shown(worker: Worker, partitions: set[int], seconds: float = 10.0) -> None:
+    """Wait until the worker's metrics, which are brought up to date twice a second, show these partitions."""
+    deadline = time.monotonic() + seconds
+    while (found := await worker.partitions()) != partitions:
+        assert time.monotonic() < deadline, found
+
+
+async def wait_named(worker: Worker, seconds: float = 60.0) -> None:
+    """Wait until the worker says that another has its name."""
+    deadline = time.monotonic() + seconds
+    while "name: another" not in await asyncio.to_thread(worker.causes):
+        assert time.monotonic() < deadline, worker.log.read_text()
+        await asyncio.sleep(0.1)
 
 
 async def test_a_worker_told_to_stop_leaves_its_place_to_the_others_at_once(job: Job, redis: Redis) -> None:
@@ -84,8 +139,7 @@ async def test_a_worker_told_to_stop_leaves_its_place_to_the_others_at_once(job:
         leaving.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(leaving.process.wait, 30) == 0
         assert await pulse.wait_moved(range(PARTITIONS), time.monotonic()) < SESSION / 1_000 / 2
-    sending.cancel()
-    await asyncio.gather(sending, return_exceptions=True)
+    await end_task(sending)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seats are told by a mechanism of Linux")

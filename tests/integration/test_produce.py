@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidTimestampError, KafkaError
 
 from stream.delivery.producer import Outgoing, Producer
 from stream.embedded import Servers
@@ -184,6 +184,30 @@ async def test_the_workers_producer_tells_what_is_refused_for_good_and_keeps_the
     for user in (b"user-0", b"user-1"):
         numbers = [int(each.value) for each in found if each.key == user]
         assert numbers == sorted(numbers)
+
+
+async def test_the_failure_of_one_who_sends_does_not_leave_another_waiting_for_ever(
+    servers: Servers, broker_kind: str, topic: Topic, topic_prefix: str
+) -> None:
+    """Would have caught: an outbox that stands still for good once another's failure has closed the client it asks."""
+    if broker_kind == "embedded":
+        pytest.skip("Tansu takes records of any date")
+    producer = Producer(Settings(kafka={"bootstrap": topic.bootstrap}), idempotent=True)
+    late = Topic(servers.kafka_bootstrap, f"{topic_prefix}late")
+    far = int(time.time() * 1000) + 24 * 3_600_000
+
+    # given one who waits for a topic, when another's records are refused with the same client
+    waiting = asyncio.create_task(producer.send([Outgoing(late.name, b"ann", b"1", (), 1)]))
+    await asyncio.sleep(0.2)
+    with pytest.raises(InvalidTimestampError):
+        await producer.send([Outgoing(topic.name, b"bob", b"2", (), far)])
+    await asyncio.sleep(0.2)
+
+    # then the first sends as soon as the topic is there
+    await late.create()
+    assert await asyncio.wait_for(waiting, 8) == []
+    assert len(await late.read(1)) == 1
+    await producer.stop()
 
 
 async def test_a_rate_is_kept_evenly(topic: Topic) -> None:

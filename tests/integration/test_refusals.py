@@ -6,14 +6,16 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from redis.asyncio import Redis
 
 from schemas.reasons import SOURCE_HEADER
 from stream.broker import TopicSpec, ensure_topics, probe
+from stream.broker.topics import open_admin
 from stream.delivery.entries import REFUSED, name_topics
 from stream.embedded import Guard, Servers, start_kafka
 from stream.produce import Record as Outgoing
@@ -80,6 +82,12 @@ class Rights:
 
     def allow_again(self, topic: str) -> None:
         self._change("--remove", topic, "--force")
+
+    async def take_dates_ahead(self, topics: Sequence[str]) -> None:
+        """Have topics take what is dated up to a day ahead."""
+        change = {"message.timestamp.after.max.ms": str(24 * 3_600_000)}
+        async with open_admin(self.bootstrap, None) as admin:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, change) for topic in topics])
 
     def _change(self, how: str, topic: str, *more: str) -> None:
         script = Path(os.environ["KAFKA_HOME"]) / "bin" / "kafka-acls.sh"
@@ -175,6 +183,39 @@ async def test_a_topic_that_may_not_be_written_is_waited_for_named_and_told_once
     for target, name in name_topics(job.settings).items():
         copies = len(await job.read(name)) - sum(entry.target == target for entry in entries)
         assert not copies or guarantee == "at_least_once", await find_copies(job, name)
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+async def test_what_is_dated_by_a_clock_that_the_broker_finds_wrong_waits_and_is_not_parked(
+    make_job: Callable[[str], Job], rights: Rights, guarantee: str
+) -> None:
+    """Would have caught: every entry parked, because a clock is two hours ahead and the broker takes one."""
+    # given a clock that is ahead
+    job = make_job(guarantee)
+    await job.create_topics()
+    await job.pin(LINEUP)
+    worker = job.start_worker("ahead")
+    await worker.wait_ready()
+
+    # when something is to be sent, then it waits, told and named
+    await job.send(compose_log(RECORDS, people=RECORDS))
+    await wait_for_cause(worker, "clock")
+    await job.wait_until(RECORDS)
+    assert sum(await count_elsewhere(job, "")) == 0
+    assert await asyncio.to_thread(worker.is_live)
+    told = [line for line in worker.log.read_text().splitlines() if "waits for clock" in line]
+    assert 0 < len(told) <= PARTITIONS, told
+
+    # and goes out, all of it, once the broker takes it
+    await rights.take_dates_ahead(list(name_topics(job.settings).values()))
+    await job.wait_drained(60.0)
+    await worker.wait_ready()
+    references = await job.refer(LINEUP)
+    await job.compare(references)
+    for target, name in name_topics(job.settings).items():
+        decided = sum(entry.target == target for reference in references for entry in reference.entries)
+        assert len(await job.read(name)) == decided
     assert worker.stop() == 0
 
 

@@ -17,6 +17,28 @@ from tests.unit.test_batch_invariance import compose_log, eager
 pytestmark = pytest.mark.timeout(120)
 
 
+async def test_a_worker_told_to_stop_while_it_starts_finishes_in_order(
+    servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
+) -> None:
+    job = Job(servers, redis, topic_prefix, tmp_path, eager(clock="event"))
+    try:
+        await job.create_topics()
+        await job.pin(make_lineup("conversion", "click", version=PINNED))
+        # when nothing has begun
+        worker = job.start_worker()
+        await worker.wait_up()
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 25) == 0, worker.log.read_text()
+        # when the first batches are done: the host's own group may take seconds longer to meet
+        await job.send(compose_log(500))
+        worker = job.start_worker()
+        await job.wait_until(1)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 25) == 0, worker.log.read_text()
+    finally:
+        job.end()
+
+
 async def test_a_worker_whose_broker_is_gone_says_so_and_ends_within_its_grace(
     guard: Guard, redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stream.embedded import Guard, Server, Servers, free_port, start_tansu
+from stream.settings import Sentiment
 from tests.integration.workers import KEY, PINNED, Job, Worker
 from tests.unit.reference import make_lineup
 from tests.unit.test_batch_invariance import eager
@@ -48,6 +49,28 @@ async def test_a_taken_port_ends_the_start_with_its_setting_and_nothing_unclosed
     assert start(job, NUDGE_HTTP_PORT=str(taken)) == [
         TITLE,
         f"  http.port: can't serve on 127.0.0.1:{taken} (Address already in use); set NUDGE_HTTP_PORT (0 takes any)",
+    ]
+
+
+async def test_a_sentiment_student_that_is_not_there_ends_the_start_with_its_setting(job: Job) -> None:
+    job.settings = job.settings.model_copy(update={"sentiment": Sentiment(student=job.folder / "nothing")})
+    title, line = start(job)
+    assert title == TITLE
+    assert line.startswith("  sentiment.student: ")
+    assert "nothing" in line
+
+
+async def test_a_session_timeout_that_the_broker_refuses_ends_the_start_with_its_setting(
+    job: Job, broker_kind: str
+) -> None:
+    """Would have caught: a worker that can't join its groups, and neither works nor ends, whatever it is told."""
+    if broker_kind == "embedded":
+        pytest.skip("Tansu takes any")
+    lines = start(job, NUDGE_KAFKA_SESSION_TIMEOUT="900ms", NUDGE_KAFKA_HEARTBEAT="250ms")
+    assert lines[-2:] == [
+        TITLE,
+        "  kafka.session_timeout: the broker takes none of 900 ms; its group.min.session.timeout.ms and "
+        "group.max.session.timeout.ms say which it takes",
     ]
 
 

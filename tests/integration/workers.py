@@ -95,8 +95,13 @@ class Worker:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
 
-    def partitions(self) -> set[int]:
+    async def partitions(self) -> set[int]:
         """The partitions of the events topic that are the worker's now."""
+        # A worker that is ready tells its metrics where it stands within half a second.
+        await asyncio.sleep(0.7)
+        return await asyncio.to_thread(self._read_partitions)
+
+    def _read_partitions(self) -> set[int]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
             return {int(number) for number in re.findall(r'^nudge_lag\{partition="(\d+)"', page.read().decode(), re.M)}
 
@@ -357,3 +362,11 @@ def _pair(flat: Sequence[bytes | str]) -> dict[bytes, bytes]:
 
 
 __all__ = ["PINNED", "Job", "WordScorer", "Worker", "find_copies", "list_firsts"]
+
+
+async def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel it until it is over: a client may lose a cancellation that comes together with an answer."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+    await asyncio.gather(task, return_exceptions=True)

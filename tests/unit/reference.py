@@ -25,11 +25,11 @@ from models.recommend.learner import RecommendLearner
 from models.sentiment.transformer import Sentiment
 from schemas.event import Role
 from schemas.example import Interaction
+from stream.desk import Desk, TextScorer
 from stream.settings import Settings
 from stream.stages.batch import NOWHERE, Batch, Clock, Dossier, Entry
 from stream.stages.batch import Record as AnyRecord
 from stream.stages.pipeline import Stages
-from stream.stages.sentiment import TextScorer
 from stream.state.profiles import decode_person, encode_image, take_image
 
 
@@ -71,7 +71,7 @@ class Reference:
     ) -> None:
         self.settings = settings
         self.partition = partition
-        self.stages = Stages(settings, partitions, scorer, Inline())
+        self.stages = Stages(settings, partitions, Desk(scorer) if scorer is not None else None, Inline())
         self.models = models or Lineup()
         self.forgetful = forgetful
         self.people: dict[str, Dossier] = {}
@@ -166,14 +166,28 @@ def _split(records: Sequence[AnyRecord], size: int | Iterable[int]) -> Iterator[
 class WordScorer:
     """Scores a text by counting `good` and `bad`; four digits, as the real scorers give."""
 
-    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+    def __init__(self) -> None:
+        self.answered: Counter[str] = Counter()
+        self.failures = self.steps = self.level = 0
+        self.error: str | None = None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {"words": "words-1"}
+
+    def load(self) -> bool:
+        return True
+
+    def score_many(self, texts: Sequence[str], langs: Sequence[str | None] | None = None) -> list[Sentiment]:
+        self.steps += 1
+        self.answered["words"] += len(texts)
         return [self._score(text) for text in texts]
 
     def _score(self, text: str) -> Sentiment:
         good, bad = text.count("good"), text.count("bad")
         score = round((good - bad) / (good + bad + 1), 4)
         label = "positive" if score > 0 else "negative" if score < 0 else "neutral"
-        return Sentiment(score=score, confidence=0.5, label=label, source="lexicon", model="words-1")
+        return Sentiment(score=score, confidence=0.5, label=label, source="words", model="words-1")
 
 
 def make_scorer(outcome: str = "conversion", bias: float = -0.5) -> LinearScorer:

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as configured
 from hypothesis import strategies as st
 
+from models.sentiment import Cascade
+from models.sentiment.levels import LOWEST
 from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES, Purpose
 from stream.settings import AbandonedRule, Outcome, ScoreRule, Settings
 from tests.unit.factories import NOON, event
@@ -20,6 +22,14 @@ from tests.unit.reference import Record, Reference, WordScorer, make_lineup
 MINUTE = 60_000
 LINEUP = make_lineup("conversion", "click")
 TYPES = ("page_view", "ad_impression", "ad_click", "add_to_cart", "purchase", "review", "something_else")
+REVIEWS = (
+    "I love this phone, the battery lasts for days!",
+    "The food was cold and the waiter was rude.",
+    "Ich liebe dieses Handy, einfach super!",
+    "They will open the new shop in London on Tuesday morning.",
+    "La comida estaba fría y el camarero era muy antipático.",
+    "It is not what I had expected, but then I did not expect much.",
+)
 TEXTS = ("good, good, bad", "bad", "neither, and ünïcödé")
 
 
@@ -157,6 +167,34 @@ def test_batches_of_1_7_and_500_decide_the_same(options: Settings) -> None:
 
     for size in (7, 500):
         assert_same(apply(options, records, size), wanted)
+
+
+@pytest.mark.parametrize("level", [0, 2, LOWEST])
+def test_batches_of_any_size_decide_the_same_with_the_scorer_that_ships_at_a_fixed_level(level: int) -> None:
+    """Would have caught: int8 products of several texts at once, whose scale comes from all of them."""
+    options = eager(consent={"mode": "optional"})
+    texts = [
+        event(f"u{n % 7}")
+        .of_type("review")
+        .known_as(f"r{n}")
+        .saying(f"{REVIEWS[n % len(REVIEWS)]} ({n % 31})", "en" if n % 5 == 0 else None)
+        .at(NOON + n * 1_000)
+        .as_json()
+        for n in range(90)
+    ]
+    records = [Record(n, NOON + n * 1_000, value, None) for n, value in enumerate(texts)]
+
+    def run(size: int | Sequence[int]) -> Reference:
+        cascade = Cascade(level=level)
+        found = Reference(options, scorer=cascade, models=LINEUP).run(records, size)
+        assert cascade.failures == 0
+        assert (cascade.answered["transformer"] > 0) == (level < LOWEST)
+        return found
+
+    wanted = run(1)
+    assert len({person.person.sentiment for person in wanted.people.values() if person.person}) == 7
+    for size in (500, (7, 1, 30)):
+        assert_same(run(size), wanted)
 
 
 def test_what_is_read_back_from_storage_decides_the_same() -> None:

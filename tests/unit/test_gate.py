@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.privacy import KIND_HEADER, LEDGER_HEADER, PURPOSES, Place
+from schemas.reasons import ORIGIN_HEADER
 from stream.settings import Settings
 from stream.stages.decode import parse_ledger
 from stream.stages.gate import remember
@@ -166,6 +167,29 @@ def test_a_second_copy_of_a_request_does_not_undo_a_later_one(size: int) -> None
 def test_a_second_copy_does_not_undo_what_another_way_brought() -> None:
     found = pass_through(request(ALL, b"0/3"), request(NONE), request(ALL, b"0/3"), view())
     assert found.counts["denied"] == 1
+
+
+@sizes
+def test_a_request_that_is_sent_back_withdraws_though_later_ones_of_its_ledger_came(size: int) -> None:
+    def send_back(consent: Mapping[Any, bool], offset: int, at: int = NOON) -> Any:
+        value, headers = request(consent, b"0/%d" % offset, at=at)
+        return value, [*headers, (ORIGIN_HEADER, b"marketing.events.v1/0/%d" % offset)]
+
+    withdrawal = send_back({"marketing": False}, 5)
+    other = request({"analytics": False}, b"0/9", at=NOON + 9)
+    first = (request(ALL, b"0/1"), other, withdrawal)
+    assert pass_through(*first, size=size).people["u1"].consent == ALL | {"marketing": False, "analytics": False}
+
+    # a grant that came since stays, also when the letter is sent back once more
+    again = (request({"marketing": True}, b"0/10", at=NOON + 10), withdrawal)
+    found = pass_through(*first, *again, size=size)
+    assert found.people["u1"].consent == ALL | {"analytics": False}
+    assert found.people["u1"].ledger == {0: Place(0, 10)}
+    assert found.counts["consents"] == 5
+
+    # and a grant that is sent back undoes nothing that was decided later
+    late = (request(NONE, b"0/9", at=NOON + 9), send_back(ALL, 5))
+    assert pass_through(*late, size=size).people["u1"].consent == NONE
 
 
 @sizes

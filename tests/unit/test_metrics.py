@@ -2,11 +2,14 @@
 
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.sentiment import Sentiment
+from stream.desk import Scored
 from stream.instruments import SECONDS, Distribution, Recent
 from stream.metrics import Metrics, ModelReport
 
@@ -15,10 +18,11 @@ TYPES = {
         "events", "late", "dead_letters", "unknown_fields", "unknown_consent_categories", "consents", "consent_denials",
         "rebalances",
         "fence_rejections", "outbox_sent", "outbox_known", "outbox_parked", "stale_triggers", "sentiment_source",
-        "sentiment_label", "catalogue_records", "examples", "relearns", "triggers", "suppressed",
+        "sentiment_label", "sentiment_failures", "catalogue_records", "examples", "relearns", "triggers", "suppressed",
     },
     "gauge": {
-        "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "model_log_loss",
+        "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "sentiment_level",
+        "sentiment_model", "model_log_loss",
         "model_calibration_ratio", "model_ece", "model_auc", "model_version", "model_age_seconds", "busy_ratio",
         "paused",
     },
@@ -28,7 +32,7 @@ TYPES = {
     },
 }  # fmt: skip
 LABELS = {"role", "result", "reason", "partition", "stage", "call", "topic", "source", "label", "model", "rule"}
-LABELS |= {"variant", "cause", "phase", "le"}
+LABELS |= {"variant", "cause", "phase", "le", "level", "version"}
 
 
 class Watch:
@@ -39,6 +43,11 @@ class Watch:
 
     def __call__(self) -> float:
         return self.now
+
+
+def tell_texts(answered: dict[str, int], labels: dict[str, int], failures: int = 0, level: int = 1) -> Scored:
+    found = [Sentiment(0.0, 0.5, label, "student", "1", level) for label, count in labels.items() for _ in range(count)]
+    return Scored(found, Counter(answered), failures, level)
 
 
 def scrape(metrics: Metrics) -> dict:
@@ -78,7 +87,8 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.redis.of("commit").observe(0.002)
     metrics.outbox_sent.add_all({"t": 1})
     metrics.set_partition(3, lag=7, watermark_delay=300.0, outbox=2)
-    metrics.count_sentiment({"cache": 1, "transformer": 3}, {"positive": 3, "negative": 1})
+    metrics.count_sentiment(tell_texts({"cache": 1, "transformer": 3}, {"positive": 3, "negative": 1}))
+    metrics.show_scorer(lambda: 2, {"transformer": "abc"})
     metrics.set_model(ModelReport(name="conversion", version=41, published_at=1_000_000, log_loss=0.4))
     metrics.triggers.add_all({("abandoned-intent", "none"): 2})
     metrics.suppressed.add_all({"cooldown": 5})
@@ -129,6 +139,24 @@ def test_a_models_age_grows_between_scrapes() -> None:
 def test_the_cache_ratio_is_a_share_of_texts_and_no_number_without_texts() -> None:
     assert math.isnan(value(Metrics(), "nudge_sentiment_cache_ratio"))
     assert value(fill(Metrics()), "nudge_sentiment_cache_ratio") == 0.25
+
+
+def test_who_answered_is_told_with_the_level_and_failures_by_themselves() -> None:
+    metrics = fill(Metrics())
+    metrics.count_sentiment(tell_texts({"student": 2}, {"negative": 2}, failures=1, level=4))
+
+    assert value(metrics, "nudge_sentiment_source_total", source="transformer", level="1") == 3
+    assert value(metrics, "nudge_sentiment_source_total", source="student", level="4") == 2
+    assert value(metrics, "nudge_sentiment_failures_total") == 1
+
+
+def test_the_scorers_level_is_as_of_the_scrape_and_its_models_are_named() -> None:
+    metrics, levels = Metrics(), iter([0, 3, 3])
+    assert math.isnan(value(metrics, "nudge_sentiment_level"))
+    metrics.show_scorer(lambda: next(levels), {"student": "abc"})
+
+    assert [value(metrics, "nudge_sentiment_level") for _ in range(2)] == [0, 3]
+    assert value(metrics, "nudge_sentiment_model", source="student", version="abc") == 1
 
 
 def test_pauses_show_their_cause_alone() -> None:

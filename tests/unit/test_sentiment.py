@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sentiment import Cascade, Sentiment, Transformer, WeightsError, corpus, lexicon_fit
+from models.sentiment import Sentiment, Student, Transformer, WeightsError, corpus
 from models.sentiment.evaluation import (
     accuracy,
     calibration_error,
@@ -26,7 +26,6 @@ from models.sentiment.evaluation import (
     probabilities,
     without_neutral,
 )
-from models.sentiment.lexicon import Lexicon
 from models.sentiment.text import MAX_CHARACTERS, normalise
 from models.sentiment.transformer import LONG_TOKENS, SHORT_TOKENS, WEIGHTS, token_ids
 
@@ -86,16 +85,6 @@ def test_a_score_depends_on_its_text_alone(transformer: Transformer) -> None:
         assert {text: found[text] for text in alone} == alone
 
 
-def test_the_cascade_scores_a_text_alike_alone_and_in_batches_of_any_size() -> None:
-    many = [f"{text[:200]} {number}" for number in range(2) for text in TEXTS]
-    expected = Cascade().score_many(many)
-    assert Cascade().score_many(many[-1:]) == expected[-1:]
-    assert Cascade().score_many(many[::-1]) == expected[::-1]
-    for size in (1, 7):
-        cascade = Cascade()
-        assert [s for i in range(0, len(many), size) for s in cascade.score_many(many[i : i + size])] == expected
-
-
 def test_threads_get_the_score_that_one_thread_gets(transformer: Transformer) -> None:
     expected = [transformer.score(text) for text in TEXTS]
     found: list[list[Sentiment]] = []
@@ -127,7 +116,7 @@ def test_clear_sentences_get_their_label(transformer: Transformer, text: str, la
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_texts_get_a_score_in_range(transformer: Transformer, text: str) -> None:
-    for scored in (transformer.score(text), Lexicon.load().score_normal(normalise(text))):
+    for scored in (transformer.score(text), Student.load().score(text)):
         assert -1.0 <= scored.score <= 1.0
         assert 0.3333 <= scored.confidence <= 1.0
         assert scored.label in ("negative", "neutral", "positive")
@@ -137,16 +126,6 @@ def test_an_empty_text_is_neutral_without_doubt(transformer: Transformer) -> Non
     assert transformer.score(" \u200b\n") == Sentiment(0.0, 1.0, "neutral", "transformer", transformer.version)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.text(max_size=400))
-def test_any_text_is_scored_in_range_and_again_the_same(text: str) -> None:
-    cascade = _shared_cascade()
-    first, second = cascade.score_many([text, text])
-    assert -1.0 <= first.score <= 1.0
-    assert (first.score, first.confidence, first.label) == (second.score, second.confidence, second.label)
-    assert cascade.failures == 0
-
-
 def test_short_texts_are_cut_at_64_tokens_and_long_ones_at_256(transformer: Transformer) -> None:
     tokenizer = transformer._tokenizer
     short, long = "a b " * 70, "a b " * 400
@@ -154,13 +133,6 @@ def test_short_texts_are_cut_at_64_tokens_and_long_ones_at_256(transformer: Tran
     assert len(token_ids(tokenizer, long)) == LONG_TOKENS
     assert token_ids(tokenizer, long)[-1] == token_ids(tokenizer, "a")[-1], "the closing [SEP] is kept"
     assert len(token_ids(tokenizer, "a b")) == 4
-
-
-def test_the_lexicon_tells_clear_sentences_and_negation_apart() -> None:
-    lexicon = Lexicon.load()
-    right = [lexicon.score_normal(normalise(text)).label == label for text, label in CLEAR]
-    assert sum(right) >= len(CLEAR) - 2
-    assert lexicon.score_normal("good").score > lexicon.score_normal("not good").score
 
 
 # Normalisation
@@ -192,43 +164,6 @@ def test_normalisation_is_bounded() -> None:
 
 def test_two_spellings_of_one_text_are_one_text() -> None:
     assert normalise("cafe\u0301  bon") == normalise("caf\u00e9\tbon")
-
-
-# The cache
-
-
-def test_the_second_time_a_text_comes_from_the_cache() -> None:
-    cascade = Cascade()
-    first, again, other = cascade.score_many(["Great stuff", " Great\nstuff ", "Bad stuff"])
-    assert (first.source, again.source, other.source) == ("transformer", "cache", "transformer")
-    assert (again.score, again.confidence, again.label, again.model) == (
-        first.score,
-        first.confidence,
-        first.label,
-        first.model,
-    )
-    assert (cascade.hits, cascade.misses, cascade.failures) == (1, 2, 0)
-
-
-def test_the_cache_keeps_the_newest_used_and_never_more_than_its_capacity() -> None:
-    # given a cache for two
-    cascade = Cascade(capacity=2)
-    # when a third comes after the first was used again
-    cascade.score_many(["one", "two", "one", "three"])
-    # then the second has gone
-    assert len(cascade) == 2
-    assert [s.source for s in cascade.score_many(["one", "three", "two"])] == ["cache", "cache", "transformer"]
-
-
-def test_the_cache_keeps_no_text() -> None:
-    cascade = Cascade()
-    cascade.score_many(["my secret words"])
-    assert "secret" not in repr(cascade._cache)
-
-
-def test_a_capacity_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="capacity: found 0"):
-        Cascade(capacity=0)
 
 
 # When the model is not there
@@ -270,47 +205,6 @@ def test_a_file_that_is_no_model_is_a_weights_error_even_when_its_sha_agrees(cop
     (copied_weights / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(WeightsError):
         Transformer.load(copied_weights)
-
-
-def test_without_weights_the_lexicon_answers_and_says_so(tmp_path: Path) -> None:
-    cascade = Cascade(tmp_path / "none")
-    scored = cascade.score_many([text for text, _ in CLEAR])
-    assert {s.source for s in scored} == {"lexicon"}
-    assert {s.model for s in scored} == {Lexicon.load().version} == {cascade.model}
-    assert cascade.failures == len(CLEAR)
-    assert not cascade.loaded
-    assert cascade.error is not None
-    assert "cannot be loaded" in cascade.error
-
-
-def test_a_text_on_which_the_model_fails_costs_only_itself(copied_weights: Path) -> None:
-    # given a tokenizer whose words lie outside the model's vocabulary for one word
-    path = copied_weights / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    tokenizer["model"]["vocab"]["good"] = 10**6
-    path.write_text(json.dumps(tokenizer))
-    cascade = Cascade(copied_weights)
-    # when that word is in the middle of a batch
-    scored = cascade.score_many(["fine", "good", "fine again"])
-    # then the word table answers for it, and is asked again next time
-    assert [s.source for s in scored] == ["transformer", "lexicon", "transformer"]
-    assert cascade.score_many(["good"])[0].source == "lexicon"
-    assert cascade.failures == 2
-
-
-def test_the_model_is_loaded_once_whoever_comes_first() -> None:
-    cascade = Cascade()
-    assert not cascade.loaded
-    found: list[list[Sentiment]] = []
-    threads = [threading.Thread(target=lambda: found.append(cascade.score_many(["Great stuff"]))) for _ in range(4)]
-    threads.append(threading.Thread(target=cascade.load))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(scored[0].source for scored in found) == ["cache", "cache", "cache", "transformer"]
-    assert cascade.loaded
-    assert cascade.misses == 1
 
 
 # What ships
@@ -380,15 +274,6 @@ def test_nothing_that_is_tested_on_is_trained_on(tmp_path: Path) -> None:
     assert sum(reasons.get("repeat", 0) for reasons in found.left_out.values()) == 1
 
 
-def test_the_word_table_learns_what_its_texts_say() -> None:
-    texts = [("good", 2), ("bad", 0), ("not good", 0), ("a parcel", 1), ("good parcel", 2), ("bad parcel", 0)]
-    rows = [corpus.Labelled("tweeteval", text, label) for text, label in texts * 10]
-    table = lexicon_fit.fit(rows, rows)
-    lexicon = Lexicon(table, "0")
-    assert [lexicon.score_normal(text).label for text, _ in texts] == [corpus.LABELS[label] for _, label in texts]
-    assert lexicon_fit.fit(rows, rows) == table
-
-
 # The way from torch to what ships
 
 
@@ -422,12 +307,3 @@ def test_the_exported_network_says_what_torch_says(tmp_path: Path) -> None:
     # and the int8 ones are near, next to how far texts differ
     found = export.onnx_logits(tmp_path / "int8.onnx", rows)
     assert np.abs(found - expected).mean() < 0.1 * expected.std(axis=0).mean()
-
-
-_CASCADE: list[Cascade] = []
-
-
-def _shared_cascade() -> Cascade:
-    if not _CASCADE:
-        _CASCADE.append(Cascade())
-    return _CASCADE[0]

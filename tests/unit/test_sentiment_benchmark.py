@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("vaderSentiment")
-from models.sentiment import LevelledCascade, Student, Transformer
+from models.sentiment import Cascade, Student, Transformer
 from models.sentiment.corpus import Labelled
 from models.sentiment.evaluation import probabilities
 from models.sentiment.levels import LEVELS
@@ -40,7 +40,7 @@ def test_the_cascade_that_is_measured_is_the_one_that_serves() -> None:
     found = answer(ROWS, Transformer.load(), [student])
     for level in range(LEVELS):
         probability = probabilities(_cascade(found, student, found.students[0], level))
-        served = LevelledCascade(level=level).score_many([row.text for row in ROWS])
+        served = Cascade(level=level).score_many([row.text for row in ROWS])
         assert [round(float(p[2] - p[0]), 4) for p in probability] == [s.score for s in served]
 
 

@@ -1,15 +1,18 @@
 """The cascade of levels: who answers follows from the text and the level alone, and failure costs no batch."""
 
+import functools
+import json
 import shutil
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.sentiment import LevelledCascade, Student, Transformer
+from models.sentiment import Cascade, Student, Transformer
 from models.sentiment.cache import ScoreCache
 from models.sentiment.language import detect, is_english
 from models.sentiment.levels import CALM, FALL, LEVELS, LOWEST, RISE, Pace, advance
@@ -35,14 +38,19 @@ TEXTS = ENGLISH + OTHERS
 
 
 @pytest.fixture(scope="module")
-def cascade() -> LevelledCascade:
-    return LevelledCascade()
+def cascade() -> Cascade:
+    return Cascade()
+
+
+@functools.cache
+def _shared() -> Cascade:
+    return Cascade()
 
 
 # Who answers
 
 
-def test_at_the_highest_level_english_is_the_transformers_and_the_rest_the_students(cascade: LevelledCascade) -> None:
+def test_at_the_highest_level_english_is_the_transformers_and_the_rest_the_students(cascade: Cascade) -> None:
     cascade.level = 0
     scored = cascade.score_many(TEXTS)
     assert [s.source for s in scored] == ["transformer"] * len(ENGLISH) + ["student"] * len(OTHERS)
@@ -58,12 +66,12 @@ def test_at_the_highest_level_english_is_the_transformers_and_the_rest_the_stude
 
 
 def test_at_the_lowest_level_the_student_answers_alone_and_the_transformer_is_not_even_loaded() -> None:
-    cascade = LevelledCascade(level=LOWEST)
+    cascade = Cascade(level=LOWEST)
     assert {s.source for s in cascade.score_many(TEXTS)} == {"student"}
     assert not cascade.loaded
 
 
-def test_each_level_asks_the_transformer_about_no_text_that_the_one_above_did_not(cascade: LevelledCascade) -> None:
+def test_each_level_asks_the_transformer_about_no_text_that_the_one_above_did_not(cascade: Cascade) -> None:
     asked = []
     for level in range(LEVELS):
         cascade.level = level
@@ -76,7 +84,7 @@ def test_each_level_asks_the_transformer_about_no_text_that_the_one_above_did_no
     assert sorted(Student.load().thresholds, reverse=True) == list(Student.load().thresholds)
 
 
-def test_a_language_that_came_with_the_text_is_believed(cascade: LevelledCascade) -> None:
+def test_a_language_that_came_with_the_text_is_believed(cascade: Cascade) -> None:
     cascade.level = 0
     found = cascade.score_many(["Ok", "Ok", "Ok", ENGLISH[0]], ["en-GB", "de", None, "fr"])
     assert [s.source for s in found] == ["transformer", "student", "student", "student"]
@@ -86,6 +94,15 @@ def test_languages_are_told_apart() -> None:
     assert all(is_english(text) for text in ENGLISH)
     assert not any(is_english(text) for text in OTHERS)
     assert [detect(text) for text in OTHERS[:3]] == ["de", "es", "fr"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=400), st.sampled_from([None, "en", "de", "a thing that is no code"]))
+def test_any_text_is_scored_in_range_and_again_the_same(text: str, lang: str | None) -> None:
+    first, second = _shared().score_many([text, text], [lang, lang])
+    assert -1.0 <= first.score <= 1.0
+    assert first == second
+    assert _shared().failures == 0
 
 
 @given(st.text(max_size=80))
@@ -99,22 +116,22 @@ def test_any_text_has_a_language_or_none(text: str) -> None:
 
 def test_a_text_scores_alike_alone_and_in_any_batch_at_every_level() -> None:
     for level in range(LEVELS):
-        expected = LevelledCascade(level=level).score_many(TEXTS)
-        assert LevelledCascade(level=level).score_many(TEXTS[::-1]) == expected[::-1]
-        warm = LevelledCascade(level=level)
+        expected = Cascade(level=level).score_many(TEXTS)
+        assert Cascade(level=level).score_many(TEXTS[::-1]) == expected[::-1]
+        warm = Cascade(level=level)
         assert [warm.score_many([text])[0] for text in TEXTS] == expected
         assert warm.score_many(TEXTS) == expected, "and from the cache"
 
 
-def test_a_change_of_level_does_not_reach_back_through_the_cache(cascade: LevelledCascade) -> None:
-    fresh = LevelledCascade(level=LOWEST).score_many(ENGLISH)
+def test_a_change_of_level_does_not_reach_back_through_the_cache(cascade: Cascade) -> None:
+    fresh = Cascade(level=LOWEST).score_many(ENGLISH)
     for level in (0, LOWEST, 0, LOWEST):
         cascade.level = level
         scored = cascade.score_many(ENGLISH)
     assert scored == fresh
 
 
-def test_an_unknown_level_is_refused(cascade: LevelledCascade) -> None:
+def test_an_unknown_level_is_refused(cascade: Cascade) -> None:
     for level in (-1, LEVELS):
         with pytest.raises(ValueError, match=f"level: found {level}"):
             cascade.level = level
@@ -124,7 +141,7 @@ def test_an_unknown_level_is_refused(cascade: LevelledCascade) -> None:
 
 
 def test_a_text_is_scored_once_however_often_it_comes() -> None:
-    cascade = LevelledCascade(level=LOWEST)
+    cascade = Cascade(level=LOWEST)
     first, again = cascade.score_many([OTHERS[0], f" {OTHERS[0]}\n"])
     assert cascade.score_many([OTHERS[0]]) == [first] == [again]
     assert (cascade.answered["student"], cascade.answered["cache"], len(cascade)) == (1, 2, 1)
@@ -143,8 +160,14 @@ def test_the_cache_forgets_what_was_longest_unused() -> None:
     cache.put(three, _sentiment(0.3))
     assert (cache.get(two), cache.get(one), len(cache)) == (None, _sentiment(0.1), 2)
     assert cache.hit_ratio == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="capacity: found 0"):
-        ScoreCache(0)
+    with pytest.raises(ValueError, match="capacity: found -1"):
+        ScoreCache(-1)
+
+
+def test_a_cache_of_no_size_keeps_nothing_and_changes_no_score() -> None:
+    cascade = Cascade(capacity=0, level=LOWEST)
+    assert cascade.score_many(TEXTS) == cascade.score_many(TEXTS) == Cascade(level=LOWEST).score_many(TEXTS)
+    assert (len(cascade), cascade.answered["cache"]) == (0, 0)
 
 
 def test_the_cache_holds_nothing_to_guess_a_text_from() -> None:
@@ -159,7 +182,7 @@ def test_the_cache_holds_nothing_to_guess_a_text_from() -> None:
 
 
 def test_without_the_transformer_the_student_answers_and_it_is_counted(tmp_path: Path) -> None:
-    cascade = LevelledCascade(tmp_path / "none")
+    cascade = Cascade(tmp_path / "none")
     scored = cascade.score_many(TEXTS)
     assert {s.source for s in scored} == {"student"}
     assert cascade.failures == len(ENGLISH)
@@ -178,7 +201,7 @@ def test_a_text_that_the_transformer_fails_on_costs_that_text_alone(monkeypatch:
         return right(self, line)
 
     monkeypatch.setattr(Transformer, "score_normal", fail_once)
-    cascade = LevelledCascade()
+    cascade = Cascade()
     # when it is scored amid others, twice
     sources = [[s.source for s in cascade.score_many(ENGLISH[:3])] for _ in range(2)]
     # then the student answers for it, and the transformer is asked again next time
@@ -191,9 +214,40 @@ def test_weights_that_are_not_those_described_are_not_used(tmp_path: Path) -> No
     folder = Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
     with (folder / "model.onnx").open("ab") as model:
         model.write(b"\0")
-    cascade = LevelledCascade(folder)
+    cascade = Cascade(folder)
     assert not cascade.load()
     assert "SHA-256" in str(cascade.error)
+
+
+def test_a_text_on_which_the_model_itself_fails_costs_only_itself(tmp_path: Path) -> None:
+    # given a tokenizer that knows one word by a number that the model does not
+    folder = Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["good"] = 10**6
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    cascade = Cascade(folder)
+    # when that word is in the middle of a batch
+    scored = cascade.score_many(["fine", "good", "fine again"], ["en"] * 3)
+    # then the student answers for it, and nothing of it is told
+    assert [s.source for s in scored] == ["transformer", "student", "transformer"]
+    assert cascade.failures == 1
+    assert "good" not in str(cascade.error)
+
+
+def test_the_model_is_loaded_once_whoever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    cascade, loads = Cascade(), []
+    right = Transformer.load
+    monkeypatch.setattr(Transformer, "load", lambda folder: loads.append(folder) or right(folder))
+    found: list[list[Sentiment]] = []
+    threads = [threading.Thread(target=lambda: found.append(cascade.score_many(ENGLISH[:1]))) for _ in range(4)]
+    threads.append(threading.Thread(target=cascade.load))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [found[0]] * 4
+    assert found[0][0].source == "transformer"
+    assert (len(loads), cascade.answered["cache"]) == (1, 3)
 
 
 # Levels

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.sentiment import Student, WeightsError, corpus, student_train
+from models.sentiment.evaluation import LABELS
 from models.sentiment.ngrams import BLOCK, BUCKETS, extract
 from models.sentiment.student import FOLDER
 from models.sentiment.student_card import card
@@ -169,9 +170,7 @@ def test_what_is_trained_is_what_is_served_and_the_same_every_time(tmp_path: Pat
     assert first == second
     student = Student.load(tmp_path / "a")
     assert student.version == first["model"]
-    assert [s.label for s in student.score_many([row.text for row in rows])] == [
-        corpus.LABELS[row.label] for row in rows
-    ]
+    assert [s.label for s in student.score_many([row.text for row in rows])] == [LABELS[row.label] for row in rows]
 
 
 def test_no_text_that_is_tested_on_is_learned_in_any_language(tmp_path: Path) -> None:

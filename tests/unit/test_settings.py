@@ -52,6 +52,29 @@ def test_the_defaults_need_nothing() -> None:
     assert [rule.name for rule in settings.rules] == ["likely-to-convert", "abandoned-intent"]
 
 
+@pytest.mark.parametrize(("written", "fixed"), [("auto", None), ("0", 0), ("2", 2), ("4", 4)])
+def test_the_level_of_sentiment_is_fixed_by_a_number_and_follows_the_load_otherwise(
+    config: Path, monkeypatch: pytest.MonkeyPatch, written: str, fixed: int | None
+) -> None:
+    assert load_settings().sentiment.fixed_level is None
+    config.write_text(f"sentiment: {{level: {written}}}\n")
+    assert load_settings().sentiment.fixed_level == fixed
+    config.unlink()
+    monkeypatch.setenv("NUDGE_SENTIMENT_LEVEL", written)
+    assert load_settings().sentiment.fixed_level == fixed
+
+
+def test_a_level_or_a_deadline_that_means_nothing_is_told(config: Path) -> None:
+    config.write_text("sentiment:\n  level: 5\n  deadline: 0\n  cache: -1\n")
+    found = problems()
+    assert len(found) == 3
+    assert "sentiment.level" in found[0]
+    assert "'auto', '0', '1', '2', '3' or '4'" in found[0]
+    assert "line 2" in found[0]
+    assert "sentiment.deadline: must be at least 1 millisecond" in found[1]
+    assert "sentiment.cache" in found[2]
+
+
 def test_arguments_go_over_the_environment_over_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text("app: from-file\nlateness: 1m\nbatch: {max_records: 7, cached_people: 100}\n")
     monkeypatch.setenv("NUDGE_LATENESS", "2m")

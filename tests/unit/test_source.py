@@ -10,6 +10,7 @@ import pytest
 from aiokafka.structs import TopicPartition
 
 from stream.delivery import source as module
+from stream.delivery.lineage import Lineage
 from stream.delivery.source import BatchSource
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -23,9 +24,9 @@ class Told:
 
     def __init__(self, then: Any) -> None:
         self.then = then
-        self.offsets: list[dict[TopicPartition, int]] = []
+        self.offsets: list[dict[TopicPartition, tuple[int, str]]] = []
 
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         self.offsets.append(offsets)
         if len(self.offsets) == 1:
             asyncio.get_running_loop().call_soon(self.then)
@@ -37,7 +38,9 @@ async def test_a_source_told_to_finish_as_the_group_answers_it_finishes(monkeypa
     client: Any = None
     source = BatchSource("events", "events", Settings(), client, client, client, Metrics(), Vitals())
     done = asyncio.create_task(asyncio.sleep(0))
-    lane: Any = SimpleNamespace(position=7, task=done, abandoned=False, stop=lambda *_: asyncio.sleep(0))
+    lane: Any = SimpleNamespace(
+        position=7, lineage=Lineage(1, 5), task=done, abandoned=False, stop=lambda *_: asyncio.sleep(0)
+    )
     source.lanes[TopicPartition("events", 0)] = lane
     end: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
     consumer: Any = Told(lambda: end.set_result(asyncio.create_task(source.finish())))
@@ -51,7 +54,7 @@ async def test_a_source_told_to_finish_as_the_group_answers_it_finishes(monkeypa
         # Then: it does
         assert await finishing is True
     assert source._hints.cancelled()
-    assert consumer.offsets == [{TopicPartition("events", 0): 7}] * 2
+    assert consumer.offsets == [{TopicPartition("events", 0): (7, "1/5")}] * 2
 
 
 async def test_a_source_says_so_when_a_batch_was_cut_off() -> None:

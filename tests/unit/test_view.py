@@ -1,9 +1,13 @@
 """What the live view says, and what it keeps to itself."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 
+from models.sentiment import Sentiment
 from schemas.trigger import RecommendationTrigger, RecommendedItem
+from stream.desk import Scored
 from stream.metrics import Metrics, ModelReport
 from stream.view import (
     NEWEST,
@@ -102,7 +106,7 @@ def test_the_view_reads_each_count_from_its_own_metric() -> None:
     metrics.late.add(1)
     metrics.observe_latency([0.01] * 99 + [1.0])
     metrics.observe_end_to_end([0.02])
-    metrics.count_sentiment({"cache": 1}, {"positive": 1})
+    metrics.count_sentiment(Scored([Sentiment(0.9, 0.9, "positive", "student", "1")], Counter({"cache": 1}), 0, 0))
     metrics.triggers.add_all({("a", "x"): 6, ("a", "y"): 1, ("b", "x"): 9})
     metrics.suppressed.add_all({"cooldown": 8})
     metrics.set_partition(0, lag=11, watermark_delay=0.0, outbox=0)

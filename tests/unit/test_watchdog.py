@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from models.sentiment.transformer import Sentiment
+from stream.desk import Desk
 from stream.vitals import Vitals
-from stream.watchdog import TEXTS_AT_ONCE, Paced, Watchdog
+from stream.watchdog import Watchdog
 from tests.unit.reference import WordScorer
 
 
@@ -17,11 +18,12 @@ class Stuck(WordScorer):
     """Reads on when it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.go_on = threading.Event()
 
-    def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+    def score_many(self, texts: Sequence[str], langs: Sequence[str | None] | None = None) -> list[Sentiment]:
         assert self.go_on.wait(10)
-        return super().score_many(texts)
+        return super().score_many(texts, langs)
 
 
 def test_a_loop_that_stands_still_has_hung_after_the_limit() -> None:
@@ -40,7 +42,7 @@ def test_a_loop_that_moves_now_and_then_has_not_hung() -> None:
 @pytest.mark.parametrize("cause", ["redis", "broker", "outbox"])
 def test_waiting_is_no_hang(cause: str) -> None:
     vitals = Vitals()
-    watchdog = Watchdog(vitals, Paced(WordScorer()), 10.0)
+    watchdog = Watchdog(vitals, Desk(WordScorer()), 10.0)
     vitals.pause(cause)  # type: ignore[arg-type]
     for _ in range(100):
         vitals.beat()
@@ -49,12 +51,12 @@ def test_waiting_is_no_hang(cause: str) -> None:
 
 def test_a_text_that_is_never_done_has_hung_while_the_loop_goes_on() -> None:
     vitals, stuck = Vitals(), Stuck()
-    paced = Paced(stuck)
-    watchdog = Watchdog(vitals, paced, 10.0)
-    thread = threading.Thread(target=paced.score_many, args=(["good"],))
+    desk = Desk(stuck)
+    watchdog = Watchdog(vitals, desk, 10.0)
+    thread = threading.Thread(target=desk.score, args=(["good"], [None], 0.0))
     thread.start()
     found = []
-    while not paced.working:
+    while not desk.working:
         pass
     for _ in range(4):
         vitals.beat()
@@ -66,20 +68,12 @@ def test_a_text_that_is_never_done_has_hung_while_the_loop_goes_on() -> None:
     assert watchdog.look(4.0) is None
 
 
-def test_texts_scored_a_few_at_a_time_score_the_same_and_show_that_they_move() -> None:
-    texts = ["good"] * TEXTS_AT_ONCE + ["bad", "good bad bad"] * TEXTS_AT_ONCE
-    paced = Paced(WordScorer())
-    assert paced.score_many(texts) == WordScorer().score_many(texts)
-    assert (paced.steps, paced.working) == (3, False)
-    assert paced.score_many([]) == []
-
-
 def test_a_scorer_that_raises_works_no_longer() -> None:
     class Failing(WordScorer):
-        def score_many(self, texts: Sequence[str]) -> list[Sentiment]:
+        def score_many(self, texts: Sequence[str], langs: Sequence[str | None] | None = None) -> list[Sentiment]:
             raise ArithmeticError
 
-    paced = Paced(Failing())
+    desk = Desk(Failing())
     with pytest.raises(ArithmeticError):
-        paced.score_many(["good"])
-    assert not paced.working
+        desk.score(["good"], [None], 0.0)
+    assert not desk.working
