@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from aiokafka import ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from redis.asyncio import Redis
 
 from models.lifecycle.registry import Lineup
@@ -27,7 +27,7 @@ from models.lifecycle.snapshot import Snapshot, seal
 from schemas.reasons import SOURCE_HEADER
 from schemas.trigger import RecommendationTrigger
 from stream.app import list_topics
-from stream.broker import ensure_topics, read_all
+from stream.broker import ensure_topics, find_ends, read_all
 from stream.commands.connections import open_consumer
 from stream.commands.topic import find_partitions
 from stream.embedded import Servers, free_port
@@ -157,6 +157,18 @@ class Worker:
             return False
 
 
+async def wait_visible(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], seconds: float = 10.0) -> None:
+    """Wait until no transaction is open in `partitions`, if that is to be: a reader's end is the broker's then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        await find_ends(consumer, partitions)
+        stable = {each: consumer.last_stable_offset(each) for each in partitions}
+        # Brokers without transactions may answer -1, or nothing.
+        if all(found is None or found < 0 or found >= consumer.highwater(each) for each, found in stable.items()):
+            return
+        await asyncio.sleep(0.02)
+
+
 class Job:
     """One run of the main job: its topics, its workers, and the comparison at the end."""
 
@@ -256,8 +268,13 @@ class Job:
             await asyncio.sleep(0.05)
 
     async def read(self, topic: str) -> list[ConsumerRecord]:
+        """Every record of a topic, of transactions those that are committed.
+
+        Kafka says that a transaction is committed a moment before readers see it: that moment is waited for.
+        """
         async with open_consumer(self.settings) as consumer:
             partitions = await find_partitions(self.settings, topic)
+            await wait_visible(consumer, partitions)
             return [record async for record in read_all(consumer, partitions)]
 
     async def refer(self, models: Lineup | None, scorer: Any = None) -> list[Reference]:
