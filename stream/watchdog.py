@@ -46,6 +46,8 @@ class Watchdog:
 
     def start(self) -> None:
         """Begin to watch."""
+        # Not in the thread: what hangs at once, as an event that is the first to come again, may never let it run.
+        self._spread_net()
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,8 +63,11 @@ class Watchdog:
             now = time.monotonic()
             if name := self.look(min(now - last, 2 * self._interval)):
                 self._end(name)
-            faulthandler.dump_traceback_later(NET * self.limit, exit=True)
+            self._spread_net()
             last = now
+
+    def _spread_net(self) -> None:
+        faulthandler.dump_traceback_later(NET * self.limit, exit=True)
 
     def look(self, spent: float) -> str | None:
         """Compare with the last look, `spent` seconds ago; what has hung by now, if anything."""

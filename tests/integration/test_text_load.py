@@ -30,7 +30,7 @@ from tests.unit.test_batch_invariance import REVIEWS, eager
 pytestmark = pytest.mark.timeout(180)
 
 LINEUP = make_lineup("conversion", "click", version=PINNED)
-TEXTS = 200
+TEXTS = 500
 OTHERS = 3_000
 SLOW = "person-0"
 """Whoever writes all the texts."""
@@ -76,8 +76,8 @@ async def test_a_batch_of_texts_that_outlasts_the_session_costs_no_membership_an
             if find_partition(user, PARTITIONS, "murmur2") != slow
         ]
         topic, bootstrap = job.settings.topics.events, job.settings.kafka.bootstrap
-        await produce([Record(SLOW.encode(), draft.as_json()) for draft in reviews], bootstrap, topic)
         began = time.monotonic()
+        await produce([Record(SLOW.encode(), draft.as_json()) for draft in reviews], bootstrap, topic)
         await produce([Record(user.encode(), draft.as_json()) for user, draft in drafts], bootstrap, topic)
 
         # Then the others are done while the texts are not

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -66,6 +68,18 @@ def test_a_text_that_is_never_done_has_hung_while_the_loop_goes_on() -> None:
     vitals.beat()
     assert found == [None, None, None, "sentiment thread"]
     assert watchdog.look(4.0) is None
+
+
+def test_what_lets_no_thread_run_from_the_very_start_is_ended_too() -> None:
+    """Would have caught: a net that the watchdog's own thread spreads, which an event at once keeps from running."""
+    program = (
+        "import ctypes; from stream.vitals import Vitals; from stream.watchdog import Watchdog\n"
+        "Watchdog(Vitals(), None, 0.5).start()\n"
+        "ctypes.PyDLL(None).sleep(60)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
 
 
 def test_a_scorer_that_raises_works_no_longer() -> None:
