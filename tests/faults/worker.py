@@ -56,16 +56,23 @@ def is_armed(point: str, partition: int) -> Any:
     return order if order["point"] == point and order["partition"] in (None, partition) else None
 
 
-def reach(point: str, partition: int) -> None:
-    """Be at `point`; the process may end here, or stand still for a while."""
+def reach(point: str, partition: int, at: int | None = None) -> None:
+    """Be at `point`, where a batch from offset `at` is in flight if that is given; the process may end here, or stand
+    still for a while.
+
+    No batch is struck twice: an event alone in flight at two ends of processes is to blame for them, by the rule.
+    """
     global times
     order = is_armed(point, partition)
-    if order is None:
+    if order is None or (at is not None and _was_struck(partition, at)):
         return
     times += 1
     if times < order["count"]:
         return
     times = 0
+    if at is not None:
+        with _strikes().open("a") as strikes:
+            strikes.write(f"{partition} {at}\n")
     armed.unlink()
     fresh = armed.with_suffix(".striking")
     fresh.write_text(json.dumps({"point": point, "partition": partition}))
@@ -78,15 +85,15 @@ async def handle_a_batch(self: ScoreSession, records: Sequence[Any]) -> None:
     await handle(self, records)
 
 
-async def commit_a_batch(redis: Any, tag: Any, batch: Any, *rest: Any) -> None:
-    reach("decided", batch.partition)
+async def commit_a_batch(redis: Any, tag: Any, batch: Any, held: Any, *rest: Any) -> None:
+    reach("decided", batch.partition, held.next)
     if is_armed("committing", batch.partition):
-        task = asyncio.ensure_future(commit_batch(redis, tag, batch, *rest))
+        task = asyncio.ensure_future(commit_batch(redis, tag, batch, held, *rest))
         await asyncio.sleep(0.0005)
-        reach("committing", batch.partition)
+        reach("committing", batch.partition, held.next)
         await task
     else:
-        await commit_batch(redis, tag, batch, *rest)
+        await commit_batch(redis, tag, batch, held, *rest)
     reach("committed", batch.partition)
 
 
@@ -112,6 +119,15 @@ async def write_a_transaction(*arguments: Any) -> Any:
     # Whose partition it is, the writer does not know.
     reach("written", NO_PARTITION)
     return result
+
+
+def _strikes() -> Path:
+    """Where the workers of a schedule write down at which batches they were struck."""
+    return armed.parent / "strikes"
+
+
+def _was_struck(partition: int, at: int) -> bool:
+    return _strikes().exists() and f"{partition} {at}" in _strikes().read_text().splitlines()
 
 
 def set_clock(hours: int) -> None:
