@@ -62,6 +62,9 @@ PATIENCE: Final = 40.0
 PART: Final = 300
 TOPICS: Final = ("recommendations", "examples", "dead_letters")
 
+EVERYWHERE: Final = tuple(f"group-{number}" for number in range(32))
+"""Names of groups that between them lie on all partitions in which the broker keeps its groups."""
+
 COPY = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do " \
     "all[#all + 1] = {key, redis.call('DUMP', key), redis.call('PTTL', key)} end return all"  # fmt: skip
 
@@ -325,9 +328,8 @@ class Schedule:
         Now and then Kafka 4.3 gives up loading a partition of its groups that comes online meanwhile ("Stopped loading
         records from __consumer_offsets-1"), and answers its groups that another leads them until it is started anew.
         """
-        groups = [f"{self.job.settings.app}-{name}" for name in ("events", "privacy", "examples", "outbox", "host")]
         try:
-            return await await_coordinators(self.job.settings.kafka.bootstrap, groups, timeout_s=8.0)
+            return await await_coordinators(self.job.settings.kafka.bootstrap, EVERYWHERE, timeout_s=8.0)
         except BrokerError:
             return False
 
