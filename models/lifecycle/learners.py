@@ -117,6 +117,7 @@ class LearnerSet:
         self.outcomes[snapshot.model] = learner
 
     def _outcome_snapshot(self, learner: OutcomeLearner, version: int, created_at: int) -> Snapshot:
+        scorer = learner.scorer()
         return Snapshot(
             model=learner.outcome,
             kind="outcome",
@@ -125,12 +126,13 @@ class LearnerSet:
             created_at=created_at,
             positions=dict(self.positions),
             metrics={
-                **learner.evaluation.metrics(),
+                **learner.metrics(),
                 "matured": float(learner.rows["matured"]),
                 "examples": float(sum(learner.rows.values())),
             },
-            scoring=b"" if learner.cold else learner.scorer().to_bytes(),
+            scoring=b"" if scorer is None else scorer.to_bytes(),
             learning=learner.to_bytes(),
+            champion=learner.champion,
         )
 
     def _recommend_snapshot(self, learner: RecommendLearner, version: int, created_at: int) -> Snapshot:

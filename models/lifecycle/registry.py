@@ -13,7 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused
-from models.outcomes.scorer import LinearScorer
+from models.outcomes.scorers import Scorer, open_scorer
 from models.recommend.blend import Recommender
 
 
@@ -21,10 +21,10 @@ from models.recommend.blend import Recommender
 class Lineup:
     """One consistent set of scorers, each with its version."""
 
-    outcomes: Mapping[str, tuple[LinearScorer, int]] = field(default_factory=lambda: MappingProxyType({}))
+    outcomes: Mapping[str, tuple[Scorer, int]] = field(default_factory=lambda: MappingProxyType({}))
     recommendation: tuple[Recommender, int] | None = None
 
-    def outcome(self, name: str) -> tuple[LinearScorer, int] | None:
+    def outcome(self, name: str) -> tuple[Scorer, int] | None:
         """The scorer of an outcome and its version; None while there is none."""
         return self.outcomes.get(name)
 
@@ -54,7 +54,7 @@ class Champions:
         """The scorers of this moment, never changed afterwards: take it once a batch."""
         return self._current
 
-    def outcome(self, name: str) -> tuple[LinearScorer, int] | None:
+    def outcome(self, name: str) -> tuple[Scorer, int] | None:
         """See `Lineup.outcome`."""
         return self._current.outcome(name)
 
@@ -82,7 +82,7 @@ class Champions:
     def _with(self, snapshot: Snapshot) -> Lineup:
         if snapshot.kind == "recommend":
             return replace(self._current, recommendation=(Recommender.from_bytes(snapshot.scoring), snapshot.version))
-        scorer = LinearScorer.from_bytes(snapshot.scoring)
+        scorer = open_scorer(snapshot.scoring)
         for schema in (snapshot.schema, scorer.schema):
             if schema != self.schema:
                 raise SnapshotRefused(

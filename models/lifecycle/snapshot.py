@@ -32,7 +32,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     where there are no features); `created_at` event time in epoch milliseconds. `positions` gives, for each partition
     of the events topic, the (generation, offset, index) of the last example learned, in snapshots of before there were
     generations (offset, index). `scoring` is what score workers load, empty while the model is cold; `learning` is
-    what the learner resumes from.
+    what the learner resumes from; `champion` names the contestant that speaks.
     """
 
     model: str
@@ -44,6 +44,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     scoring: bytes
     learning: bytes
+    champion: str = ""
 
 
 def seal(snapshot: Snapshot, key: bytes) -> bytes:

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from river import forest, linear_model, optim, preprocessing, tree
 
-from models.outcomes.learner import CLIP, PRIOR, RATE
 from models.outcomes.model import Sight
+from models.outcomes.regression import CLIP, PRIOR, RATE
 
 KEPT: Final = 20_000
 """Rows after which a model of River begins anew, from the newer half of them."""

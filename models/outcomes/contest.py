@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from models.outcomes.evaluation import Evaluation, EvaluationState
+from models.outcomes.evaluation import Evaluation, EvaluationState, list_segments
 from models.outcomes.model import Model, Restore, Sight
 from models.outcomes.policies import Policy, Wait
 from schemas.example import Example
@@ -67,6 +67,10 @@ class Contest:
     def cold(self) -> bool:
         """Whether too few labels have matured to say anything."""
         return self._opened is None
+
+    def find(self, name: str) -> Contestant:
+        """The contestant called `name`; raises KeyError where there is none."""
+        return {each.name: each for each in self.contestants}[name]
 
     def take(self, example: Example) -> tuple[float, ...] | None:
         """Take one example in; of a matured one, what the contestants had said of it, unless that is unknown."""
@@ -156,12 +160,7 @@ class Contest:
         # What was said before there was anything to go by is not held against anybody.
         early = self._opened is None or example.exposed_at <= self._opened
         said = None if sights is None or early else tuple(sight.prediction for sight in sights)
-        segments = _segments(example)
+        segments = list_segments(example)
         for place, evaluation in enumerate(self.evaluations):
             evaluation.add(None if said is None else said[place], example.label, segments)
         return said
-
-
-def _segments(example: Example) -> tuple[str, ...]:
-    named = (("channel", example.channel), ("campaign", example.campaign_id))
-    return tuple(f"{name}={value}" for name, value in named if value is not None)

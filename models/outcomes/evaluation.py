@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from schemas.example import Example
+
 ECE_BINS: Final = 10
 AUC_BINS: Final = 160
 AUC_SPAN: Final = 8.0
@@ -149,6 +151,12 @@ class Evaluation:
         evaluation.totals = state.totals
         evaluation._recent.extend(state.recent)
         return evaluation
+
+
+def list_segments(example: Example) -> tuple[str, ...]:
+    """Segments that an example belongs to."""
+    named = (("channel", example.channel), ("campaign", example.campaign_id))
+    return tuple(f"{name}={value}" for name, value in named if value is not None)
 
 
 def log_loss(prediction: float, label: int) -> float:

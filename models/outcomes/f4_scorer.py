@@ -17,7 +17,7 @@ from models.outcomes.stack import Stack, StackState
 from schemas.trigger import Contribution
 
 
-class F4Scoring(msgspec.Struct, frozen=True, kw_only=True):
+class F4Scoring(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="f4"):
     """What score workers load: weights without what learning them goes on from."""
 
     outcome: str
@@ -56,6 +56,11 @@ class F4Scorer:
     def schema(self) -> str:
         """Hash of the feature layout that the rows must have."""
         return self.scoring.schema
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that the rows must have."""
+        return self.scoring.names
 
     @property
     def columns(self) -> int:

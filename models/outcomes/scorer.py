@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from schemas.trigger import Contribution
 
 
-class Coefficients(msgspec.Struct, frozen=True, kw_only=True):
+class Coefficients(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="linear"):
     """A linear model as plain numbers, one entry a feature in the order of `names`.
 
     A feature x counts as `weight * clip((x - mean) * scale)` log-odds, where `clip` bounds by -clip and clip;
@@ -64,6 +64,11 @@ class LinearScorer:
     def schema(self) -> str:
         """Hash of the feature layout that the rows must have."""
         return self.coefficients.schema
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that the rows must have."""
+        return self.coefficients.names
 
     def score(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities, shape (n,), of `rows`, shape (n, features); raises ValueError for another width."""

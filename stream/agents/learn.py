@@ -18,7 +18,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
-from models.lifecycle.snapshot import Snapshot, seal
+from models.lifecycle.snapshot import Snapshot, SnapshotRefused, seal
 from models.outcomes.features import NAMES, SCHEMA
 from schemas.example import Example, Interaction
 from stream.delivery.errors import StateLost
@@ -68,9 +68,17 @@ class LearnSession:
         self.created_at = fence.clock
 
     async def open(self) -> int:
-        """Restore the learners as they were when the fence was moved to where it stands; without one of them, none."""
+        """Restore the learners as they were when the fence was moved to where it stands.
+
+        Raises `StateLost` where that is not kept, or was written by a release with other models or features.
+        """
         if self.fence.last_hash:
-            self.learners = LearnerSet.restore(await self._read_snapshots(), NAMES, SCHEMA)
+            snapshots = await self._read_snapshots()
+            try:
+                self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA)
+            except SnapshotRefused as error:
+                self.learning.metrics.relearns.add(1)
+                raise StateLost(str(error)) from error
         return self.fence.next
 
     async def _read_snapshots(self) -> list[Snapshot]:

@@ -32,7 +32,7 @@ from models.outcomes.f4_trees import F4Trees
 from models.outcomes.model import Model
 from models.outcomes.policies import POLICIES, FakeNegativeWeighting, Immediate, Wait
 from schemas.example import Example, Stage
-from tests.benchmarks.outcome_calibration import DAY, read_orders, replay, rows_of
+from tests.benchmarks.orders import DAY, read_orders, replay, rows_of
 
 JUDGED: Final = 0.7
 """Part of the rows, the last of them, that figures are of."""

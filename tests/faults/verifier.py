@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import open_sealed
 from models.outcomes.features import NAMES, SCHEMA
-from models.outcomes.scorer import LinearScorer
+from models.outcomes.scorers import Scorer, open_scorer
 from models.outcomes.windows import Window
 from models.person import COMMUTING
 from schemas.example import Example, Interaction
@@ -294,7 +294,7 @@ async def find_versions(redis: Redis, references: Sequence[Reference], output: O
     return named - {None}
 
 
-def learn_again(examples: Sequence[Any], versions: Container[int]) -> dict[tuple[str, int], LinearScorer]:
+def learn_again(examples: Sequence[Any], versions: Container[int]) -> dict[tuple[str, int], Scorer]:
     """What scored under these versions, by outcome and version: learned anew from the examples up to each."""
     learners = LearnerSet(NAMES, SCHEMA)
     models = {}
@@ -302,8 +302,8 @@ def learn_again(examples: Sequence[Any], versions: Container[int]) -> dict[tuple
         learners.learn(msgspec.json.decode(record.value, type=Example | Interaction))
         if record.offset in versions:
             for name, learner in learners.outcomes.items():
-                if not learner.cold:
-                    models[name, record.offset] = LinearScorer.from_bytes(learner.scorer().to_bytes())
+                if (scorer := learner.scorer()) is not None:
+                    models[name, record.offset] = open_scorer(scorer.to_bytes())
     return models
 
 

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from models.lifecycle.snapshot import open_sealed
-from models.outcomes.scorer import LinearScorer
+from models.outcomes.scorers import Scorer, open_scorer
 from schemas.example import Example, Interaction
 from stream.agents.learn import Learning
 from stream.delivery.fence import acquire_fence
@@ -75,7 +75,7 @@ async def wait_newer(worker: Worker, than: int, seconds: float = 60.0) -> int:
         await asyncio.sleep(0.05)
 
 
-async def read_models(redis: Redis) -> dict[tuple[str, int], LinearScorer]:
+async def read_models(redis: Redis) -> dict[tuple[str, int], Scorer]:
     """Scorers by outcome and version, every one that was ever published; a cold model has none."""
     tag = tag_source("examples", 0)
     found = {}
@@ -84,11 +84,11 @@ async def read_models(redis: Redis) -> dict[tuple[str, int], LinearScorer]:
             data = await redis.get(name_key("snapshot", tag, outcome, version.decode()))
             snapshot = open_sealed(data, KEY.encode())
             if snapshot.scoring:
-                found[outcome, int(version)] = LinearScorer.from_bytes(snapshot.scoring)
+                found[outcome, int(version)] = open_scorer(snapshot.scoring)
     return found
 
 
-async def check_examples(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+async def check_examples(job: Job, models: dict[tuple[str, int], Scorer]) -> int:
     checked = 0
     for record in await job.read(job.settings.topics.examples):
         example = msgspec.json.decode(record.value, type=Example | Interaction)
@@ -99,13 +99,13 @@ async def check_examples(job: Job, models: dict[tuple[str, int], LinearScorer]) 
     return checked
 
 
-async def check_triggers(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+async def check_triggers(job: Job, models: dict[tuple[str, int], Scorer]) -> int:
     """A trigger's features are not all in it; its strongest contributions are, to the bit."""
     checked = 0
     for trigger in await job.triggers():
         for outcome in trigger.scores:
             scorer = models[outcome, trigger.model_versions[outcome]]
-            known = dict.fromkeys(scorer.coefficients.names, 0.0) | {f.name: f.value for f in trigger.top_features}
+            known = dict.fromkeys(scorer.names, 0.0) | {f.name: f.value for f in trigger.top_features}
             again = {f.name: f.contribution for f in scorer.contributions(tuple(known.values()), len(known))}
             assert trigger.top_features
             assert all(again[feature.name] == feature.contribution for feature in trigger.top_features)
@@ -113,7 +113,7 @@ async def check_triggers(job: Job, models: dict[tuple[str, int], LinearScorer]) 
     return checked
 
 
-async def check_profiles(job: Job, models: dict[tuple[str, int], LinearScorer]) -> int:
+async def check_profiles(job: Job, models: dict[tuple[str, int], Scorer]) -> int:
     """The row of a person's last scored event does not depend on any model, so a reference without one has it."""
     checked = 0
     records = await job.read(job.settings.topics.events)

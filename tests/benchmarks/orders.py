@@ -1,17 +1,12 @@
-"""Calibration of the outcome learner on a year of real orders, with labels that arrive as late as they really did.
+"""Orders of UCI Online Retail as rows with labels that arrive as late as they really did.
 
-Every order of UCI Online Retail opens windows; the customer's next order fulfils those that are still open. Examples
-reach the learner in event-time order, and predictions come from snapshots that are days old, as on a slow stream.
-Prints a table and, as its last line, one JSON object. Reads `events/online_retail.parquet` below NUDGE_DATA.
+Every order opens windows; the customer's next order fulfils those that are still open, and a window matures when it
+closes. Reads `events/online_retail.parquet`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +15,7 @@ from typing import Final, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.outcomes.learner import OutcomeLearner
-from models.outcomes.policies import FakeNegativeWeighting, Wait
-from models.outcomes.scorer import LinearScorer
-from schemas.example import Example, Stage
+from schemas.example import Stage
 
 DAY: Final = 86_400_000
 NAMES: Final = (
@@ -62,24 +54,6 @@ class Customer(NamedTuple):
     revenue: float = 0.0
     recent: float = 0.0
     gap: float = 0.0
-
-
-class Case(NamedTuple):
-    """A way to run: days of the window, days between snapshots, whether each order line opens a window, policy."""
-
-    window: int
-    every: int
-    by_line: bool
-    policy: str
-
-
-FNW: Final = FakeNegativeWeighting.name
-CASES: Final = (
-    *(Case(window, every, False, FNW) for window in (30, 7, 1) for every in (0, 3, 7)),
-    Case(30, 3, False, Wait.name),
-    Case(30, 3, True, FNW),
-)
-"""`every=0` takes a snapshot before each order. By line, an order teaches as many equal rows as it has lines."""
 
 
 def read_orders(path: Path) -> list[Order]:
@@ -154,78 +128,3 @@ def rows_of(orders: list[Order]) -> list[tuple[float, ...]]:
         rows.append(features(order, customer))
         customers[order.customer] = after(order, customer)
     return rows
-
-
-def run(orders: list[Order], rows: list[tuple[float, ...]], case: Case) -> dict[str, float | str]:
-    """Replay the year as `case` says; the metrics of the stored predictions."""
-    learner = OutcomeLearner("reorder", NAMES, "benchmark", policy=case.policy)
-    scorer: LinearScorer | None = None
-    stored: dict[int, float] = {}
-    due = orders[0].ts + case.every * DAY
-    spent, learned = 0.0, 0
-    for ts, _, stage, place, label in replay(orders, case.window * DAY):
-        if ts >= due and learned:
-            scorer, due = learner.scorer(), ts + case.every * DAY
-        if stage == "exposed" and scorer is not None:
-            stored[place] = scorer.score_one(rows[place])
-        example = Example(
-            example_id=str(place),
-            outcome="reorder",
-            stage=stage,
-            label=label,
-            partition=0,
-            offset=place,
-            index=0,
-            exposed_at=orders[place].ts,
-            features=rows[place],
-            schema="benchmark",
-            prediction=stored.get(place),
-        )
-        copies = orders[place].lines if case.by_line and stage != "matured" else 1
-        begun = time.perf_counter()
-        for _ in range(copies):
-            learner.learn(example)
-        spent += time.perf_counter() - begun
-        learned += copies
-    return _summary(case, learner.evaluation.metrics(), learned / spent)
-
-
-def _summary(case: Case, metrics: dict[str, float], rate: float) -> dict[str, float | str]:
-    names = ("rows", "base_rate", "log_loss", "base_log_loss", "calibration_ratio", "ece", "roc_auc")
-    return {
-        "window_days": case.window,
-        "snapshot_every_days": case.every,
-        "rows_by": "line" if case.by_line else "order",
-        "policy": case.policy,
-        **{name: round(metrics[name], 4) for name in names},
-        "rows_per_second": round(rate),
-    }
-
-
-def main() -> int:
-    """Print the table and the JSON line; the exit status."""
-    root = os.environ.get("NUDGE_DATA")
-    if not root:
-        reason = "NUDGE_DATA is unset: it names the folder with events/online_retail.parquet"
-        print(f"skipped: {reason}", file=sys.stderr)
-        print(json.dumps({"skipped": reason}))
-        return 0
-    orders = read_orders(Path(root) / "events" / "online_retail.parquet")
-    rows = rows_of(orders)
-    print("window  snapshot  rows by  policy                   labels  base   log-loss (base)   ratio  ECE    AUC")
-    results = []
-    for case in CASES:
-        of = run(orders, rows, case)
-        results.append(of)
-        print(
-            f"{of['window_days']:>4} d  {of['snapshot_every_days']:>6} d  {of['rows_by']:<7}  {of['policy']:<23}"
-            f"{of['rows']:>8.0f}  {of['base_rate']:.3f}  {of['log_loss']:.4f} ({of['base_log_loss']:.4f})"
-            f"  {of['calibration_ratio']:.3f}  {of['ece']:.3f}  {of['roc_auc']:.3f}",
-            flush=True,
-        )
-    print(json.dumps({"orders": len(orders), "cases": results}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
