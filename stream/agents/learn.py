@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 SHARE: Final = 0.04
 """Share of one core that publications may take: the larger the models, the rarer they are."""
 
+AT_ONCE: Final = 16
+"""Examples learned before others have the event loop: some milliseconds' worth."""
+
 _decode = msgspec.json.Decoder(Example | Interaction).decode
 
 
@@ -106,10 +109,13 @@ class LearnSession:
             # An agent that was cancelled leaves its thread at work on the learners.
             await asyncio.wait([self._sealing])
         # It is offered the whole batch again: what was learned of it is not learned twice.
-        for record in records:
+        for number, record in enumerate(records):
             if record.offset >= self._following:
                 self._learn(record)
                 self._following = record.offset + 1
+                if number % AT_ONCE == AT_ONCE - 1:
+                    # Heartbeats and the score agent's batches do not wait for a whole batch of examples.
+                    await asyncio.sleep(0)
         if records[-1].offset >= self.fence.next:
             self.last = records[-1]
         await self._publish_if_due()
