@@ -18,6 +18,7 @@ from stream.agents.learn import Learning
 from stream.delivery.fence import acquire_fence
 from stream.embedded import Servers
 from stream.metrics import Metrics
+from stream.partition import find_partitions
 from stream.settings import ScoreRule, Settings
 from stream.state.client import connect_redis
 from stream.state.keys import name_key, tag_events, tag_source
@@ -100,37 +101,51 @@ async def check_examples(job: Job, models: dict[tuple[str, int], Scorer]) -> int
 
 
 async def check_triggers(job: Job, models: dict[tuple[str, int], Scorer]) -> int:
-    """A trigger's features are not all in it; its strongest contributions are, to the bit."""
+    """What a trigger says of its probability, and of what moved it, is what its row makes of it."""
     checked = 0
+    rows = await freeze_again(job)
     for trigger in await job.triggers():
-        for outcome in trigger.scores:
+        for outcome, probability in trigger.scores.items():
             scorer = models[outcome, trigger.model_versions[outcome]]
-            known = dict.fromkeys(scorer.names, 0.0) | {f.name: f.value for f in trigger.top_features}
-            again = {f.name: f.contribution for f in scorer.contributions(tuple(known.values()), len(known))}
             assert trigger.top_features
-            assert all(again[feature.name] == feature.contribution for feature in trigger.top_features)
+            told = (probability, trigger.top_features)
+            again = rows[trigger.user_id, trigger.event_id]
+            assert told in [(scorer.score_one(row), scorer.contributions(row, len(told[1]))) for row in again]
             checked += 1
     return checked
 
 
 async def check_profiles(job: Job, models: dict[tuple[str, int], Scorer]) -> int:
-    """The row of a person's last scored event does not depend on any model, so a reference without one has it."""
+    """A profile holds the probability of the person's last scored event."""
     checked = 0
+    last = {user: rows[-1] for (user, _), rows in (await freeze_again(job)).items()}
+    for user, row in last.items():
+        [partition] = find_partitions([user], PARTITIONS, "murmur2")
+        key = name_key("profile", tag_events(partition), user)
+        probability, version = await job.redis.hmget(key, "conversion_probability", "conversion_version")
+        if version is not None:
+            assert models["conversion", int(version)].score_one(row) == float(probability)
+            checked += 1
+    return checked
+
+
+async def freeze_again(job: Job) -> dict[tuple[str, str], list[tuple[float, ...]]]:
+    """The frozen rows by user and event id, in the order of the log: they do not depend on any model.
+
+    An id that comes again after its window makes a row of its own.
+    """
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     records = await job.read(job.settings.topics.events)
     for partition in range(PARTITIONS):
         mine = sorted((r for r in records if r.partition == partition), key=lambda r: r.offset)
         reference = Reference(job.settings, partition=partition, partitions=PARTITIONS)
         await reference.feed(mine, len(mine))
         assert reference.latest is not None
-        items = [item for item in reference.latest.items if item.event is not None and item.row is not None]
-        rows = {item.event.user_id: item.row for item in items}
-        for user, row in rows.items():
-            key = name_key("profile", tag_events(partition), user)
-            probability, version = await job.redis.hmget(key, "conversion_probability", "conversion_version")
-            if version is not None:
-                assert models["conversion", int(version)].score_one(row) == float(probability)
-                checked += 1
-    return checked
+        for item in reference.latest.items:
+            if item.event is not None and item.row is not None:
+                rows = found.pop((item.event.user_id, item.event.event_id), [])
+                found[item.event.user_id, item.event.event_id] = [*rows, item.row]
+    return found
 
 
 async def test_a_batch_that_is_offered_again_is_learned_once(redis: Redis, redis_url: str) -> None:
