@@ -39,7 +39,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `published_at` is in epoch milliseconds. `base_log_loss` is what always answering the base rate would get;
     `calibration_ratio` is predicted over observed positives; `matured` counts the labels that these rest on and
-    `examples` all that was learned.
+    `examples` all that was learned. `contestants` holds by name what each model would have got, beside the `champion`
+    that is in use: `log_loss`, `calibration_ratio`.
     """
 
     name: str
@@ -52,6 +53,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     auc: float | None = None
     matured: int = 0
     examples: int = 0
+    champion: str = ""
+    contestants: dict[str, dict[str, float]] = {}
 
 
 class Metrics:
@@ -141,6 +144,13 @@ class Metrics:
         self.calibration = level("model_calibration_ratio", "Predicted over observed positives; 1 is right.", "model")
         self.ece = level("model_ece", "Expected calibration error, 0 to 1.", "model")
         self.auc = level("model_auc", "Area under the ROC curve, 0 to 1.", "model")
+        self.champion = level("model_champion", "1 for the contestant that is in use.", "model", "contestant")
+        self.contestant_log_loss = level(
+            "model_contestant_log_loss", "Log-loss that a contestant would have got, in nats.", "model", "contestant"
+        )
+        self.contestant_calibration = level(
+            "model_contestant_calibration_ratio", "What a contestant predicted over what came.", "model", "contestant"
+        )
         self.model_version = level("model_version", "Examples offset that the loaded snapshot includes.", "model")
         self.model_age = level("model_age_seconds", "Time since the loaded snapshot was published.", "model")
         self.cache_ratio.follow(self._share_cached)
@@ -230,6 +240,10 @@ class Metrics:
         ):
             if value is not None:
                 level.set(value, report.name)
+        for contestant, metrics in report.contestants.items():
+            self.champion.set(contestant == report.champion, report.name, contestant)
+            self.contestant_log_loss.set(metrics.get("log_loss", math.nan), report.name, contestant)
+            self.contestant_calibration.set(metrics.get("calibration_ratio", math.nan), report.name, contestant)
         self.model_version.set(report.version, report.name)
         self.model_age.follow(lambda: self._wall() - report.published_at / 1000, report.name)
 

@@ -46,6 +46,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     learning: bytes
     champion: str = ""
 
+    def by_contestant(self) -> dict[str, dict[str, float]]:
+        """Metrics of each contestant, by its name; those without a name are of what was served."""
+        found: dict[str, dict[str, float]] = {}
+        for key, value in self.metrics.items():
+            name, dot, metric = key.partition(".")
+            if dot:
+                found.setdefault(name, {})[metric] = value
+        return found
+
 
 def seal(snapshot: Snapshot, key: bytes) -> bytes:
     """HMAC-SHA256 and msgpack of `snapshot`; raises ValueError for a key of less than 16 bytes."""

@@ -105,5 +105,7 @@ class ModelLoader:
                 auc=found.get("roc_auc"),
                 matured=int(found.get("matured", 0)),
                 examples=int(found.get("examples", 0)),
+                champion=snapshot.champion,
+                contestants=snapshot.by_contestant(),
             )
         )

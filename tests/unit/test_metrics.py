@@ -32,7 +32,7 @@ TYPES = {
     },
 }  # fmt: skip
 LABELS = {"role", "result", "reason", "partition", "stage", "call", "topic", "source", "label", "model", "rule"}
-LABELS |= {"variant", "cause", "phase", "le", "level", "version"}
+LABELS |= {"variant", "cause", "phase", "le", "level", "version", "contestant"}
 
 
 class Watch:
@@ -89,7 +89,17 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.set_partition(3, lag=7, watermark_delay=300.0, outbox=2)
     metrics.count_sentiment(tell_texts({"cache": 1, "transformer": 3}, {"positive": 3, "negative": 1}))
     metrics.show_scorer(lambda: 2, {"transformer": "abc"})
-    metrics.set_model(ModelReport(name="conversion", version=41, published_at=1_000_000, log_loss=0.4))
+    contestants = {"f4-wait": {"log_loss": 0.4}, "f4-fnw": {"log_loss": 0.5, "calibration_ratio": 0.9}}
+    metrics.set_model(
+        ModelReport(
+            name="conversion",
+            version=41,
+            published_at=1_000_000,
+            log_loss=0.4,
+            champion="f4-wait",
+            contestants=contestants,
+        )
+    )
     metrics.triggers.add_all({("abandoned-intent", "none"): 2})
     metrics.suppressed.add_all({"cooldown": 5})
     return metrics
@@ -122,6 +132,14 @@ def test_a_lost_partition_is_shown_no_longer() -> None:
 
     assert metrics.registry.get_sample_value("nudge_lag", {"partition": "3"}) is None
     assert metrics.lag.read() == {}
+
+
+def test_one_contestant_is_the_champion_and_all_are_judged() -> None:
+    metrics = fill(Metrics())
+    assert value(metrics, "nudge_model_champion", model="conversion", contestant="f4-wait") == 1
+    assert value(metrics, "nudge_model_champion", model="conversion", contestant="f4-fnw") == 0
+    assert value(metrics, "nudge_model_contestant_log_loss", model="conversion", contestant="f4-fnw") == 0.5
+    assert value(metrics, "nudge_model_contestant_calibration_ratio", model="conversion", contestant="f4-fnw") == 0.9
 
 
 def test_a_models_age_grows_between_scrapes() -> None:
