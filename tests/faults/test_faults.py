@@ -163,7 +163,7 @@ def test_a_shuffled_log_holds_each_event_within_the_lateness_and_some_twice() ->
     assert [record.timestamp for record in log] != sorted(record.timestamp for record in log)
 
 
-def test_versions_learned_again_differ_by_one_example() -> None:
+def test_versions_learned_again_differ_by_one_label() -> None:
     """So that a decision which names another version than it used is told."""
     records = []
     for number in range(3 * WARM):
@@ -180,7 +180,7 @@ def test_versions_learned_again_differ_by_one_example() -> None:
             schema=SCHEMA,
         )
         records.append(Record(number, NOON, msgspec.json.encode(example)))
-    before, after = 2 * WARM + 3, 2 * WARM + 4
+    before, after = 2 * WARM + 2, 2 * WARM + 3
     models = learn_again(records, {WARM, before, after})
     assert models.keys() == {("conversion", before), ("conversion", after)}
     assert models["conversion", before].to_bytes() != models["conversion", after].to_bytes()
