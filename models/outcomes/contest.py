@@ -19,8 +19,8 @@ from schemas.example import Example
 
 WARM: Final = 200
 """Matured labels from which a contestant speaks, and from which its policy holds."""
-OPEN: Final = 100_000
-"""Open windows whose predictions are kept; the windows beyond are not judged."""
+OPEN: Final = 20_000
+"""Open windows whose predictions are kept, some 150 bytes each in every snapshot; windows beyond are not judged."""
 
 _WAIT: Final = Wait()
 
@@ -146,7 +146,10 @@ class Contest:
             # Not learned before, so the row can be seen afresh: by the model of today, not by that of a window ago.
             sight = model.see(example.features)
         elif sight is None:
-            return
+            if stage not in policy.stages:
+                return
+            # One beyond the limit: its exposure was learned, and without its label it would stay a negative.
+            sight = model.see(example.features)
         target = policy.target(stage, example.label, sight.prediction)
         if stage in policy.final:
             model.combine(sight, example.label == 1)

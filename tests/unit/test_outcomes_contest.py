@@ -161,3 +161,14 @@ def test_windows_beyond_the_limit_are_not_judged_and_still_learned() -> None:
     assert len(recorder.learned) == 1_000
     assert 0 < metrics["rows"] < 200
     assert metrics["rows"] + metrics["unscored"] == 1_000
+
+
+def test_a_window_beyond_the_limit_that_is_fulfilled_does_not_stay_a_negative() -> None:
+    """Would have caught: rates far too low once more windows are open than are kept."""
+    few = Contest([Contestant(name, F4(2), policy) for name, policy in POLICIES.items()], limit=10)
+    for each in delayed(0.2, 6_000, 300):
+        few.take(each)
+    model = few.find("fake-negative-weighting").model
+    noise = [place / 10 for place in range(-20, 21)]
+    low, high = (sum(model.see((first, other)).prediction for other in noise) / len(noise) for first in (0.0, 1.0))
+    assert (low, high) == pytest.approx((0.2, 0.4), abs=0.08)
