@@ -58,14 +58,19 @@ class Championship:
         self.judged = self.reign = self.crowned = 0
         self._begin()
 
-    def judge(self, said: Sequence[float], label: int) -> None:
-        """Take in what every contestant, in the order of `names`, had said of a row whose label has matured."""
-        losses = [log_loss(chance, label) for chance in said]
+    def judge(self, said: Sequence[float | None], label: int) -> None:
+        """Take in what every contestant, in the order of `names`, had said of a row whose label has matured.
+
+        Of None, who had not entered yet, nothing is learned; the champion must have said something.
+        """
+        losses = [None if chance is None else log_loss(chance, label) for chance in said]
         best = losses[self.names.index(self.champion)]
+        if best is None:
+            return
         self.judged += 1
         self.reign += 1
         for money, loss in zip(self._money, losses, strict=True):
-            gain = min(max(best - loss, -BOUND), BOUND) / BOUND
+            gain = 0.0 if loss is None else min(max(best - loss, -BOUND), BOUND) / BOUND
             for place, stake in enumerate(STAKES if gain else ()):
                 money[place] += math.log1p(stake * gain)
         self._decide()
@@ -82,6 +87,13 @@ class Championship:
     def threshold(self) -> float:
         """The evidence that is asked for: all challengers together are to be wrong no more often than `ERROR`."""
         return math.log(max(len(self.names) - 1, 1) / ERROR)
+
+    def enter(self, name: str) -> None:
+        """Let one more challenge the champion, or one of this name that has begun anew."""
+        if name not in self.names:
+            self.names = (*self.names, name)
+            self._money.append([])
+        self._money[self.names.index(name)] = [0.0] * len(STAKES)
 
     def crown(self, name: str) -> None:
         """Make `name` the champion, whatever the evidence; raises ValueError where there is no such contestant."""

@@ -39,7 +39,7 @@ class ContestState(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...]
     models: tuple[bytes, ...]
     evaluations: tuple[EvaluationState, ...]
-    pending: dict[str, tuple[Sight, ...]]
+    pending: dict[str, tuple[Sight | None, ...]]
     matured: int
     newest: int
     opened: int | None
@@ -54,11 +54,12 @@ class Contest:
         `window` is the number of matured labels behind the recent metrics, `limit` the open windows that are judged.
         """
         self.contestants = tuple(contestants)
+        self._window = window
         if len({each.name for each in contestants}) != len(contestants):
             raise ValueError("two contestants have one name")
         self.evaluations = tuple(Evaluation(window) for _ in contestants)
         self.matured = 0
-        self._pending: dict[str, tuple[Sight, ...]] = {}
+        self._pending: dict[str, tuple[Sight | None, ...]] = {}
         self._limit = limit
         self._newest = 0
         self._opened: int | None = None
@@ -72,8 +73,23 @@ class Contest:
         """The contestant called `name`; raises KeyError where there is none."""
         return {each.name: each for each in self.contestants}[name]
 
-    def take(self, example: Example) -> tuple[float, ...] | None:
-        """Take one example in; of a matured one, what the contestants had said of it, unless that is unknown."""
+    def enter(self, contestant: Contestant) -> None:
+        """Let one more take part, in the place of whoever had its name; it is judged on windows to come."""
+        place = len(self.contestants)
+        if contestant.name in (names := [each.name for each in self.contestants]):
+            place = names.index(contestant.name)
+        fresh = Evaluation(self._window)
+        self.contestants = (*self.contestants[:place], contestant, *self.contestants[place + 1 :])
+        self.evaluations = (*self.evaluations[:place], fresh, *self.evaluations[place + 1 :])
+        self._pending = {
+            window: (*sights[:place], None, *sights[place + 1 :]) for window, sights in self._pending.items()
+        }
+
+    def take(self, example: Example) -> tuple[float | None, ...] | None:
+        """Take one example in; of a matured one, what the contestants had said of it, unless that is unknown.
+
+        None in place of what is said by a contestant that entered later.
+        """
         self._newest = max(self._newest, example.exposed_at)
         if example.stage == "exposed":
             self._expose(example)
@@ -120,6 +136,7 @@ class Contest:
             limit=limit,
         )
         contest.evaluations = tuple(Evaluation.restore(evaluation) for evaluation in state.evaluations)
+        contest._window = state.evaluations[0].window
         contest.matured = state.matured
         contest._pending = state.pending
         contest._newest = state.newest
@@ -156,13 +173,13 @@ class Contest:
         if stage in policy.stages:
             model.learn(example.features, target.label, target.weight)
 
-    def _judge(self, example: Example, sights: tuple[Sight, ...] | None) -> tuple[float, ...] | None:
+    def _judge(self, example: Example, sights: tuple[Sight | None, ...] | None) -> tuple[float | None, ...] | None:
         self.matured += 1
         if self._opened is None and self.matured >= WARM:
             self._opened = self._newest
         # What was said before there was anything to go by is not held against anybody.
         early = self._opened is None or example.exposed_at <= self._opened
-        said = None if sights is None or early else tuple(sight.prediction for sight in sights)
+        said = None if sights is None or early else tuple(sight and sight.prediction for sight in sights)
         segments = list_segments(example)
         for place, evaluation in enumerate(self.evaluations):
             evaluation.add(None if said is None else said[place], example.label, segments)

@@ -15,6 +15,7 @@ import msgspec
 
 from models.outcomes.championship import Championship, ChampionshipState
 from models.outcomes.contest import WARM, Contest, Contestant
+from models.outcomes.drift import Drift, DriftState
 from models.outcomes.evaluation import Evaluation, EvaluationState, list_segments
 from models.outcomes.f4 import F4
 from models.outcomes.model import Model, Restore
@@ -26,13 +27,19 @@ from schemas.example import Example
 FIRST: Final = "f4-wait"
 """The champion to begin with."""
 
+FRESH: Final = "f4-fresh"
+"""A challenger that begins anew, bins and all, when the champion's residuals have drifted."""
+REST: Final = 2_000
+"""Matured labels that a fresh challenger has before another drift may replace it."""
+
 ENTRIES: Final[dict[str, tuple[Restore, Policy]]] = {
     "f4-wait": (F4.from_bytes, Wait()),
     "f4-fnw": (F4.from_bytes, FakeNegativeWeighting()),
     "regression-wait": (Regression.from_bytes, Wait()),
     "regression-fnw": (Regression.from_bytes, FakeNegativeWeighting()),
+    FRESH: (F4.from_bytes, Wait()),
 }
-"""Who takes part: by name, what makes its model of bytes again, and its label policy."""
+"""Who may take part: by name, what makes its model of bytes again, and its label policy."""
 
 
 class ExampleRefused(ValueError):
@@ -52,9 +59,12 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     names: tuple[str, ...]
     schema: str
+    categorical: tuple[int, ...]
     rows: dict[str, int]
     served: EvaluationState
     championship: ChampionshipState
+    drift: DriftState
+    renewed: int | None
     contest: bytes
 
 
@@ -62,7 +72,8 @@ class OutcomeLearner:
     """Learns one outcome's probability from its examples.
 
     `rows` counts the examples taken, by stage; `served` judges the predictions that were stored at exposure, which are
-    those of the champions of that time, and `contest` what each contestant would have said.
+    those of the champions of that time, and `contest` what each contestant would have said. When `drift` finds that the
+    champion's residuals have moved, a fresh F4 begins to challenge it.
     Not safe for use from two threads at once.
     """
 
@@ -83,8 +94,10 @@ class OutcomeLearner:
         self.schema = schema
         self.names = tuple(feature_names)
         self.rows = {"exposed": 0, "fulfilled": 0, "matured": 0}
+        self.categorical = tuple(categorical)
         self.served = Evaluation(window)
-        self.championship = Championship(tuple(ENTRIES), FIRST)
+        self.drift = Drift()
+        self._renewed: int | None = None
         columns = len(self.names)
         models: list[Model] = [
             F4(columns, categorical),
@@ -93,9 +106,12 @@ class OutcomeLearner:
             Regression(columns),
         ]
         contestants = [
-            Contestant(name, model, policy) for (name, (_, policy)), model in zip(ENTRIES.items(), models, strict=True)
+            Contestant(name, model, policy)
+            # The last of the entries is not there yet.
+            for (name, (_, policy)), model in zip(ENTRIES.items(), models, strict=False)
         ]
         self.contest = Contest(contestants, window=window)
+        self.championship = Championship([each.name for each in contestants], FIRST)
 
     def learn(self, example: Example) -> None:
         """Take one example in; raises ExampleRefused, and changes nothing, where it does not fit this learner.
@@ -108,7 +124,7 @@ class OutcomeLearner:
             self.served.add(example.prediction, example.label, list_segments(example))
         said = self.contest.take(example)
         if said is not None:
-            self.championship.judge(said, example.label)
+            self._judge(said, example.label)
 
     @property
     def cold(self) -> bool:
@@ -134,9 +150,11 @@ class OutcomeLearner:
     def metrics(self) -> dict[str, float]:
         """Of what was served the names of `Evaluation.metrics`; the contestants' after their name and a dot.
 
-        `crowned` counts changes of the champion.
+        `crowned` counts changes of the champion, `drifts` those of what it gets wrong, `drift_severity` says by how
+        much the mean residual moved at the last of them.
         """
         found = self.served.metrics() | {"crowned": float(self.championship.crowned)}
+        found |= {"drifts": float(self.drift.found), "drift_severity": self.drift.severity}
         for name, metrics in self.contest.metrics().items():
             found |= {f"{name}.{metric}": value for metric, value in metrics.items()}
         return found | {f"{name}.evidence": value for name, value in self.championship.evidence().items()}
@@ -147,9 +165,12 @@ class OutcomeLearner:
             outcome=self.outcome,
             names=self.names,
             schema=self.schema,
+            categorical=self.categorical,
             rows=self.rows,
             served=self.served.state(),
             championship=self.championship.state(),
+            drift=self.drift.state(),
+            renewed=self._renewed,
             contest=self.contest.to_bytes(),
         )
         return msgspec.msgpack.encode(state)
@@ -158,12 +179,33 @@ class OutcomeLearner:
     def from_bytes(cls, data: bytes) -> OutcomeLearner:
         """The learner that wrote `data`; raises msgspec.DecodeError, ValueError or KeyError for anything else."""
         state = msgspec.msgpack.decode(data, type=LearnerState)
-        learner = cls(state.outcome, state.names, state.schema)
+        learner = cls(state.outcome, state.names, state.schema, categorical=state.categorical)
         learner.rows = state.rows
         learner.served = Evaluation.restore(state.served)
         learner.championship = Championship.restore(state.championship)
+        learner.drift = Drift.restore(state.drift)
+        learner._renewed = state.renewed
         learner.contest = Contest.from_bytes(state.contest, ENTRIES)
         return learner
+
+    def _judge(self, said: Sequence[float | None], label: int) -> None:
+        championship = self.championship
+        spoke, crowned = said[championship.names.index(championship.champion)], championship.crowned
+        championship.judge(said, label)
+        if championship.crowned != crowned:
+            self.drift.begin()
+        elif spoke is not None and self.drift.add(label - spoke):
+            self._renew()
+
+    def _renew(self) -> None:
+        """Let a fresh F4 challenge the champion, in the place of the one that began before or was deposed by it."""
+        matured = self.rows["matured"]
+        if self._renewed is not None and matured - self._renewed < REST:
+            return
+        self._renewed = matured
+        name = FIRST if self.champion == FRESH else FRESH
+        self.contest.enter(Contestant(name, F4(len(self.names), self.categorical), ENTRIES[name][1]))
+        self.championship.enter(name)
 
     def _check(self, example: Example) -> None:
         if example.outcome != self.outcome:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from models.outcomes.learner import ENTRIES, FIRST, WARM, ExampleRefused, OutcomeLearner
+from models.outcomes.learner import FIRST, FRESH, WARM, ExampleRefused, OutcomeLearner
 from models.outcomes.scorers import open_scorer
 from schemas.example import Example, Stage
 from tests.unit.test_outcomes_contest import delayed
@@ -101,7 +101,7 @@ def test_a_learner_is_silent_until_enough_labels_have_matured() -> None:
 
 def test_the_scorer_is_the_champions_to_the_bit(warm: OutcomeLearner) -> None:
     row = (1.0, 0.3)
-    for name in ENTRIES:
+    for name in warm.championship.names:
         named = OutcomeLearner.from_bytes(warm.to_bytes())
         named.championship.crown(name)
         scorer = named.scorer()
@@ -115,7 +115,7 @@ def test_the_scorer_is_the_champions_to_the_bit(warm: OutcomeLearner) -> None:
 def test_every_contestant_is_judged_beside_what_was_served(warm: OutcomeLearner) -> None:
     metrics = warm.metrics()
     assert metrics["unscored"] == 3_000
-    for name in ENTRIES:
+    for name in warm.championship.names:
         assert metrics[f"{name}.rows"] > 2_000
         assert metrics[f"{name}.log_loss"] < metrics[f"{name}.base_log_loss"]
         assert metrics[f"{name}.calibration_ratio"] == pytest.approx(1.0, abs=0.1)
@@ -124,7 +124,7 @@ def test_every_contestant_is_judged_beside_what_was_served(warm: OutcomeLearner)
 def test_the_champion_is_deposed_by_a_contestant_that_is_better() -> None:
     learner = taught(600)
     assert learner.champion == FIRST
-    better, others = "regression-fnw", dict.fromkeys(ENTRIES, 0.9)
+    better, others = "regression-fnw", dict.fromkeys(learner.championship.names, 0.9)
     said = tuple({**others, better: 0.1}.values())
     for _ in range(50):
         learner.championship.judge(said, 0)
@@ -178,3 +178,33 @@ def test_a_copy_of_an_example_changes_what_it_should() -> None:
     again = replace(next(each for each in delayed(0.2, 600, 100) if each.stage == "matured"))
     learner.learn(again)
     assert learner.championship.judged == judged
+
+
+def turned(rows: int, at: int) -> list[Example]:
+    """A log whose first feature means the opposite from row `at` on."""
+    log = delayed(0.45, rows, 600)
+    return [
+        replace(each, features=(1.0 - each.features[0], each.features[1])) if each.exposed_at >= at else each
+        for each in log
+    ]
+
+
+def test_a_fresh_challenger_enters_when_the_world_has_turned() -> None:
+    """Would have caught: a drift that is told and changes nothing."""
+    learner, undisturbed = OutcomeLearner("buy", NAMES, "s1"), OutcomeLearner("buy", NAMES, "s1")
+    log = turned(6_000, 3_000)
+    for place, each in enumerate(log):
+        if place == len(log) * 2 // 3:
+            learner = OutcomeLearner.from_bytes(learner.to_bytes())
+        learner.learn(each)
+        undisturbed.learn(each)
+    assert undisturbed.to_bytes() == learner.to_bytes()
+    metrics = learner.metrics()
+    assert metrics["drifts"] >= 1
+    assert 0.0 < metrics["drift_severity"] < 1.0
+    assert f"{FRESH}.rows" in metrics
+
+
+def test_without_a_change_nobody_fresh_enters(warm: OutcomeLearner) -> None:
+    assert warm.metrics()["drifts"] == 0
+    assert FRESH not in warm.championship.names
