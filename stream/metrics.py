@@ -40,7 +40,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     `published_at` is in epoch milliseconds. `base_log_loss` is what always answering the base rate would get;
     `calibration_ratio` is predicted over observed positives; `matured` counts the labels that these rest on and
     `examples` all that was learned. `contestants` holds by name what each model would have got, beside the `champion`
-    that is in use: `log_loss`, `calibration_ratio`.
+    that is in use: `log_loss`, `calibration_ratio`. `drifts` counts changes of what the champion gets wrong, and
+    `drift_severity` is by how much its mean residual moved at the last.
     """
 
     name: str
@@ -54,6 +55,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     matured: int = 0
     examples: int = 0
     champion: str = ""
+    drifts: int = 0
+    drift_severity: float = 0.0
     contestants: dict[str, dict[str, float]] = {}
 
 
@@ -151,6 +154,10 @@ class Metrics:
         self.contestant_calibration = level(
             "model_contestant_calibration_ratio", "What a contestant predicted over what came.", "model", "contestant"
         )
+        self.drifts = level("model_drifts", "Changes found in what the champion gets wrong.", "model")
+        self.drift_severity = level(
+            "model_drift_severity", "How much the mean residual moved at the last drift, 0 to 1.", "model"
+        )
         self.model_version = level("model_version", "Examples offset that the loaded snapshot includes.", "model")
         self.model_age = level("model_age_seconds", "Time since the loaded snapshot was published.", "model")
         self.cache_ratio.follow(self._share_cached)
@@ -244,6 +251,8 @@ class Metrics:
             self.champion.set(contestant == report.champion, report.name, contestant)
             self.contestant_log_loss.set(metrics.get("log_loss", math.nan), report.name, contestant)
             self.contestant_calibration.set(metrics.get("calibration_ratio", math.nan), report.name, contestant)
+        self.drifts.set(report.drifts, report.name)
+        self.drift_severity.set(report.drift_severity, report.name)
         self.model_version.set(report.version, report.name)
         self.model_age.follow(lambda: self._wall() - report.published_at / 1000, report.name)
 

@@ -93,6 +93,9 @@ class ModelLoader:
 
     def _report(self, snapshot: Snapshot) -> None:
         found = snapshot.metrics
+        known = self.metrics.reports.get(snapshot.model)
+        if known is not None:
+            _tell_changes(known, snapshot)
         self.metrics.set_model(
             ModelReport(
                 name=snapshot.model,
@@ -106,6 +109,18 @@ class ModelLoader:
                 matured=int(found.get("matured", 0)),
                 examples=int(found.get("examples", 0)),
                 champion=snapshot.champion,
+                drifts=int(found.get("drifts", 0)),
+                drift_severity=found.get("drift_severity", 0.0),
                 contestants=snapshot.by_contestant(),
             )
         )
+
+
+def _tell_changes(known: ModelReport, snapshot: Snapshot) -> None:
+    """Log what an operator wants to hear of: a drift, another champion."""
+    name, drifts = snapshot.model, int(snapshot.metrics.get("drifts", 0))
+    if drifts > known.drifts:
+        severity = snapshot.metrics.get("drift_severity", 0.0)
+        log.warning("%s: what the champion gets wrong has drifted, by %.3f; a fresh model contends", name, severity)
+    if snapshot.champion != known.champion:
+        log.info("%s: %s is the champion now, after %s", name, snapshot.champion, known.champion)
