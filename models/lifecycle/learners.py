@@ -28,14 +28,18 @@ class LearnerSet:
     nothing may be learned while `snapshots` runs elsewhere.
     """
 
-    def __init__(self, feature_names: Sequence[str], schema: str) -> None:
-        """Learn outcomes from rows of `feature_names`, whose layout hashes to `schema`."""
+    def __init__(self, feature_names: Sequence[str], schema: str, categorical: Sequence[int] = ()) -> None:
+        """Learn outcomes from rows of `feature_names`, whose layout hashes to `schema`.
+
+        Columns in `categorical` are codes, whose order means nothing.
+        """
         self.outcomes: dict[str, OutcomeLearner] = {}
         self.recommend: RecommendLearner | None = None
         self.positions: dict[int, tuple[int, ...]] = {}
         self.learned = self.repeated = self.refused = 0
         self._names = tuple(feature_names)
         self._schema = schema
+        self._categorical = tuple(categorical)
 
     def learn(self, record: Example | Interaction) -> bool:
         """Take one record in; False, and nothing changed but a counter, for a second copy of one learned before.
@@ -69,13 +73,15 @@ class LearnerSet:
         return taken
 
     @classmethod
-    def restore(cls, snapshots: Iterable[Snapshot], feature_names: Sequence[str], schema: str) -> LearnerSet:
+    def restore(
+        cls, snapshots: Iterable[Snapshot], feature_names: Sequence[str], schema: str, categorical: Sequence[int] = ()
+    ) -> LearnerSet:
         """The set that took `snapshots`: it goes on exactly as that one did; without any, an empty set.
 
         Raises SnapshotRefused where they are not all of one version and one set of positions, where an outcome was
         learned on another feature layout, or where the contents do not decode.
         """
-        restored = cls(feature_names, schema)
+        restored = cls(feature_names, schema, categorical)
         held: Snapshot | None = None
         for snapshot in snapshots:
             if held is not None and (snapshot.version, snapshot.positions) != (held.version, held.positions):
@@ -95,7 +101,7 @@ class LearnerSet:
             return
         learner = self.outcomes.get(record.outcome)
         if learner is None:
-            learner = OutcomeLearner(record.outcome, self._names, self._schema)
+            learner = OutcomeLearner(record.outcome, self._names, self._schema, categorical=self._categorical)
             learner.learn(record)
             self.outcomes[record.outcome] = learner
         else:
@@ -109,7 +115,8 @@ class LearnerSet:
             learner = OutcomeLearner.from_bytes(snapshot.learning)
         except (msgspec.DecodeError, ValueError, KeyError) as error:
             raise SnapshotRefused(f"{snapshot.model}: version {snapshot.version} does not decode: {error}") from error
-        if (learner.schema, learner.names) != (self._schema, self._names):
+        layout = (self._schema, self._names, self._categorical)
+        if (learner.schema, learner.names, learner.categorical) != layout:
             raise SnapshotRefused(
                 f"{snapshot.model}: version {snapshot.version} was learned on the feature layout {learner.schema!r}, "
                 f"this release computes {self._schema!r}: learn again from the beginning of the examples"

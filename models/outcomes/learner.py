@@ -88,13 +88,14 @@ class OutcomeLearner:
     ) -> None:
         """Learn `outcome` from rows of `feature_names`, whose layout hashes to `schema`.
 
-        Columns in `categorical` are codes; `window` is the number of matured labels behind the recent metrics.
+        Columns in `categorical` are codes, whose order means nothing; `window` is the number of matured labels behind
+        the recent metrics.
         """
         self.outcome = outcome
         self.schema = schema
         self.names = tuple(feature_names)
-        self.rows = {"exposed": 0, "fulfilled": 0, "matured": 0}
         self.categorical = tuple(categorical)
+        self.rows = {"exposed": 0, "fulfilled": 0, "matured": 0}
         self.served = Evaluation(window)
         self.drift = Drift()
         self._renewed: int | None = None
@@ -102,8 +103,8 @@ class OutcomeLearner:
         models: list[Model] = [
             F4(columns, categorical),
             F4(columns, categorical),
-            Regression(columns),
-            Regression(columns),
+            Regression(columns, categorical),
+            Regression(columns, categorical),
         ]
         contestants = [
             Contestant(name, model, policy)

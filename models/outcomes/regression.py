@@ -1,7 +1,7 @@
 """River's logistic regression on standardised features, as a model that can take part.
 
 `StandardScaler` and `LogisticRegression` with AdaGrad. What it knows is a few dozen plain numbers: one restored from
-its bytes goes on exactly, to the bit, as the one that wrote them.
+its bytes goes on exactly, to the bit, as the one that wrote them. Codes it leaves out: twice a campaign is nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Newton(optim.base.Scheduler):  # type: ignore[misc]
 
 
 class RegressionState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `Regression` is restored from; the tuples have one entry a column."""
+    """What a `Regression` is restored from; the tuples have one entry a column, but for `categorical`."""
 
+    categorical: tuple[int, ...] = ()
     counts: tuple[int, ...]
     means: tuple[float, ...]
     variances: tuple[float, ...]
@@ -66,9 +67,11 @@ class Regression:
     True
     """
 
-    def __init__(self, columns: int) -> None:
-        """Learn from rows of `columns` floats, all of them quantities."""
+    def __init__(self, columns: int, categorical: Sequence[int] = ()) -> None:
+        """Learn from rows of `columns` floats; those in `categorical` are codes, and weigh nothing."""
         self.columns = columns
+        self.categorical = tuple(categorical)
+        self._quantities = [column for column in range(columns) if column not in self.categorical]
         self._newton = Newton()
         self._descent = optim.AdaGrad(RATE)
         self._scaler = preprocessing.StandardScaler()
@@ -78,11 +81,11 @@ class Regression:
 
     def see(self, row: Sequence[float]) -> Sight:
         """See `Model.see`."""
-        return Sight(self._predict(self._standardise(dict(enumerate(row)))), ())
+        return Sight(self._predict(self._standardise(self._name(row))), ())
 
     def learn(self, row: Sequence[float], label: bool, weight: float = 1.0) -> None:
         """See `Model.learn`; the scaling is learned first."""
-        named = dict(enumerate(row))
+        named = self._name(row)
         self._scaler.learn_one(named)
         standardised = self._standardise(named)
         prediction = self._predict(standardised)
@@ -93,7 +96,10 @@ class Regression:
         """See `Model.combine`: there is nothing to combine."""
 
     def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> LinearScorer:
-        """A frozen copy of what is known now; `names` are the columns', `schema` the hash of their layout."""
+        """A frozen copy of what is known now; `names` are the columns', `schema` the hash of their layout.
+
+        Codes have the weight and the scale 0.
+        """
         weights, columns = self._regression.weights, range(self.columns)
         return LinearScorer(
             Coefficients(
@@ -112,6 +118,7 @@ class Regression:
         """See `Model.to_bytes`."""
         scaler, descent, weights, columns = self._scaler, self._descent, self._regression.weights, range(self.columns)
         state = RegressionState(
+            categorical=self.categorical,
             counts=tuple(scaler.counts.get(column, 0) for column in columns),
             means=tuple(scaler.means.get(column, 0.0) for column in columns),
             variances=tuple(scaler.vars.get(column, 0.0) for column in columns),
@@ -127,21 +134,24 @@ class Regression:
     def from_bytes(cls, data: bytes) -> Regression:
         """The model that wrote `data`, to the bit; raises msgspec.DecodeError for anything else."""
         state = msgspec.msgpack.decode(data, type=RegressionState)
-        model = cls(len(state.counts))
+        model = cls(len(state.counts), state.categorical)
         model._newton.curvature = state.curvature
-        model._scaler.counts.update(dict(enumerate(state.counts)))
-        model._scaler.means.update(dict(enumerate(state.means)))
-        model._scaler.vars.update(dict(enumerate(state.variances)))
-        model._descent.g2.update(dict(enumerate(state.gradients)))
+        model._scaler.counts.update(model._name(state.counts))
+        model._scaler.means.update(model._name(state.means))
+        model._scaler.vars.update(model._name(state.variances))
+        model._descent.g2.update(model._name(state.gradients))
         model._descent.n_iterations = state.steps
         model._regression.intercept = state.intercept
-        for column, weight in enumerate(state.weights):
+        for column, weight in model._name(state.weights).items():
             model._regression._weights[column] = weight
         return model
 
+    def _name(self, entries: Sequence[float]) -> dict[int, float]:
+        return {column: entries[column] for column in self._quantities}
+
     def _standardise(self, row: dict[int, float]) -> dict[int, float]:
         scaled = self._scaler.transform_one(row)
-        if max(scaled.values()) > CLIP or min(scaled.values()) < -CLIP:
+        if max(scaled.values(), default=0.0) > CLIP or min(scaled.values(), default=0.0) < -CLIP:
             return {name: min(max(value, -CLIP), CLIP) for name, value in scaled.items()}
         return scaled  # type: ignore[no-any-return]
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from models.outcomes.f4 import F4
 from models.outcomes.learner import FIRST, FRESH, WARM, ExampleRefused, OutcomeLearner
+from models.outcomes.regression import Regression
 from models.outcomes.scorers import open_scorer
 from schemas.example import Example, Stage
 from tests.unit.test_outcomes_contest import delayed
@@ -110,6 +112,20 @@ def test_the_scorer_is_the_champions_to_the_bit(warm: OutcomeLearner) -> None:
         assert again.score_one(row) == pytest.approx(named.contest.find(name).model.see(row).prediction, abs=1e-12)
         assert (again.names, again.outcome, again.schema) == (NAMES, "buy", "s1")
         assert [each.name for each in again.contributions(row, 1)] == ["a"]
+
+
+def test_codes_reach_every_model_and_are_remembered() -> None:
+    learner = OutcomeLearner("buy", NAMES, "s1", categorical=(1,))
+    for each in delayed(0.2, 600, 100):
+        learner.learn(each)
+    resumed = OutcomeLearner.from_bytes(learner.to_bytes())
+    assert resumed.categorical == (1,)
+    for name in ENTRIES:
+        model = resumed.contest.find(name).model
+        assert isinstance(model, F4 | Regression)
+        assert model.categorical == (1,)
+    spoken = resumed.contest.find("regression-wait").model
+    assert spoken.see((1.0, 0.3)) == spoken.see((1.0, 7e8))
 
 
 def test_every_contestant_is_judged_beside_what_was_served(warm: OutcomeLearner) -> None:

@@ -64,6 +64,39 @@ def test_a_feature_that_wakes_up_late_cannot_shake_the_score() -> None:
     assert math.log(model.see((1.0, 1.0, 0.0)).prediction / before) < 1.5
 
 
+@settings(max_examples=60, deadline=None)
+@given(rows, st.lists(st.integers(0, 2**32 - 1).map(float), min_size=30, max_size=30))
+def test_codes_are_left_out(given_rows: list[tuple[Row, bool, float]], codes: list[float]) -> None:
+    plain, coded = Regression(3), Regression(5, categorical=(1, 4))
+    for (row, label, weight), code in zip(given_rows, codes, strict=False):
+        plain.learn(row, label, weight)
+        coded.learn((row[0], code, row[1], row[2], -code), label, weight)
+    seen = plain.see((1.0, 2.0, 3.0))
+    assert coded.see((1.0, 7.0, 2.0, 3.0, 9.0)) == coded.see((1.0, 0.0, 2.0, 3.0, 0.0)) == seen
+
+    scorer = coded.scorer(tuple("abcde"))
+    assert scorer.score_one((1.0, 7.0, 2.0, 3.0, 9.0)) == plain.scorer(tuple("acd")).score_one((1.0, 2.0, 3.0))
+    assert all(of[place] == 0.0 for of in (scorer.coefficients.weights, scorer.coefficients.scales) for place in (1, 4))
+
+
+def test_a_restored_regression_still_leaves_codes_out() -> None:
+    undisturbed = Regression(2, categorical=(0,))
+    for number in range(20):
+        undisturbed.learn((float(number), number % 3), number % 2 == 0)
+    resumed = Regression.from_bytes(undisturbed.to_bytes())
+    for model in (undisturbed, resumed):
+        model.learn((1e9, 1.0), True)
+    assert resumed.to_bytes() == undisturbed.to_bytes()
+    assert resumed.see((5.0, 1.0)) == resumed.see((0.0, 1.0))
+
+
+def test_with_codes_alone_it_says_the_base_rate() -> None:
+    model = Regression(1, categorical=(0,))
+    for number in range(2_000):
+        model.learn((float(number % 2),), number % 2 == 0)
+    assert model.see((0.0,)).prediction == pytest.approx(0.5, abs=0.05)
+
+
 def test_other_bytes_are_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         Regression.from_bytes(b"\xc1")
