@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, seal
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from schemas.example import Example, Interaction
 from stream.delivery.errors import StateLost
 from stream.delivery.fence import Fence, advance_fence, hash_record, rank
@@ -61,7 +61,7 @@ class LearnSession:
         self.learning = learning
         self.fence = fence
         self.tag = tag_source("examples", partition)
-        self.learners = LearnerSet(NAMES, SCHEMA)
+        self.learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
         self.last: Record | None = None
         self._following = fence.next
         self._sealing: asyncio.Future[list[tuple[str, int, bytes]]] | None = None
@@ -78,7 +78,7 @@ class LearnSession:
         if self.fence.last_hash:
             snapshots = await self._read_snapshots()
             try:
-                self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA)
+                self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA, CATEGORICAL)
             except SnapshotRefused as error:
                 self.learning.metrics.relearns.add(1)
                 raise StateLost(str(error)) from error

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import open_sealed
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from models.outcomes.scorers import Scorer, open_scorer
 from models.outcomes.windows import Window
 from models.person import COMMUTING
@@ -296,7 +296,7 @@ async def find_versions(redis: Redis, references: Sequence[Reference], output: O
 
 def learn_again(examples: Sequence[Any], versions: Container[int]) -> dict[tuple[str, int], Scorer]:
     """What scored under these versions, by outcome and version: learned anew from the examples up to each."""
-    learners = LearnerSet(NAMES, SCHEMA)
+    learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
     models = {}
     for record in examples:
         learners.learn(msgspec.json.decode(record.value, type=Example | Interaction))
@@ -322,7 +322,7 @@ def distinct(examples: Iterable[Any]) -> list[Example | Interaction]:
 
 async def verify_learning(verdict: Verdict, redis: Redis, examples: Sequence[Any], key: bytes) -> None:
     """The last snapshots are those of a learner that took each example once, to the byte."""
-    learners = LearnerSet(NAMES, SCHEMA)
+    learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
     for example in distinct(examples):
         if not learners.learn(example):
             verdict.differences.append("examples: the first copies of a partition are out of order")

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from models.lifecycle.registry import Lineup
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from models.outcomes.scorer import Coefficients, LinearScorer
 from models.outcomes.windows import Window
 from models.recommend.learner import RecommendLearner
@@ -191,7 +191,7 @@ class WordScorer:
 
 
 def make_scorer(outcome: str = "conversion", bias: float = -0.5) -> LinearScorer:
-    """A logistic regression on the real feature layout with arbitrary, fixed weights."""
+    """A logistic regression on the real feature layout with arbitrary, fixed weights; codes weigh nothing."""
     count = len(NAMES)
     return LinearScorer(
         Coefficients(
@@ -200,7 +200,7 @@ def make_scorer(outcome: str = "conversion", bias: float = -0.5) -> LinearScorer
             names=NAMES,
             means=tuple(0.1 * (number % 5) for number in range(count)),
             scales=tuple(0.5 + 0.1 * (number % 3) for number in range(count)),
-            weights=tuple(0.3 * (-1) ** number for number in range(count)),
+            weights=tuple(0.0 if number in CATEGORICAL else 0.3 * (-1) ** number for number in range(count)),
             bias=bias,
             clip=5.0,
         )

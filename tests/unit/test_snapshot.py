@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import pickle
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,8 +15,15 @@ from msgspec.structs import replace
 from models.lifecycle.learners import RECOMMEND, LearnerSet
 from models.lifecycle.registry import Champions
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, open_sealed, seal
+from models.outcomes import features
 from models.outcomes.learner import WARM
 from schemas.example import Example, Interaction
+from stream.agents.learn import Learning, LearnSession
+from stream.delivery.fence import Fence
+from stream.metrics import Metrics
+from stream.settings import Settings
+from stream.stages.batch import NOWHERE
+from tests.unit.reference import Record
 
 KEY = b"k" * 32
 NAMES = ("a", "b")
@@ -253,6 +261,27 @@ def test_snapshots_of_different_moments_are_not_mixed() -> None:
 def test_learners_of_another_layout_are_not_resumed() -> None:
     with pytest.raises(SnapshotRefused, match="from the beginning"):
         LearnerSet.restore([snapshot()], ("a", "z"), "s2")
+
+
+def test_learners_that_took_codes_for_quantities_are_not_resumed() -> None:
+    with pytest.raises(SnapshotRefused, match="from the beginning"):
+        LearnerSet.restore([snapshot()], NAMES, SCHEMA, (1,))
+
+
+def test_every_learner_knows_which_columns_are_codes() -> None:
+    learners = LearnerSet(NAMES, SCHEMA, (1,))
+    assert learners.learn(example(0))
+    resumed = LearnerSet.restore(learners.snapshots(0, 0), NAMES, SCHEMA, (1,))
+    assert resumed.learn(example(1, outcome="churn"))
+    assert {name: learner.categorical for name, learner in resumed.outcomes.items()} == {"buy": (1,), "churn": (1,)}
+
+
+async def test_the_learn_agents_learners_know_them_too() -> None:
+    fence = Fence(owner="w", epoch=1, next=0, clock=0, watermark=0, last_hash="", emitted=NOWHERE)
+    session = LearnSession(Learning(Settings(), cast(Any, None), KEY, Metrics()), 0, fence)
+    whole = replace(example(0), features=(0.0,) * len(features.NAMES), schema=features.SCHEMA)
+    await session.handle([Record(0, 0, msgspec.json.encode(whole))])
+    assert session.learners.outcomes["buy"].categorical == features.CATEGORICAL
 
 
 def test_nothing_restored_is_an_empty_set() -> None:
