@@ -349,6 +349,16 @@ def settings() -> None:
     show_settings()
 
 
+@app.command()
+def features(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page in docs instead of a table.")] = False,
+) -> None:
+    """Print every feature that models learn from: unit, meaning and kind."""
+    from stream.commands.features import show_features
+
+    show_features(markdown=markdown)
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

@@ -120,7 +120,7 @@ def test_codes_reach_every_model_and_are_remembered() -> None:
         learner.learn(each)
     resumed = OutcomeLearner.from_bytes(learner.to_bytes())
     assert resumed.categorical == (1,)
-    for name in ENTRIES:
+    for name in learner.championship.names:
         model = resumed.contest.find(name).model
         assert isinstance(model, F4 | Regression)
         assert model.categorical == (1,)

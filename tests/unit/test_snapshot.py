@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -84,6 +84,7 @@ def test_a_sealed_snapshot_opens_as_it_was() -> None:
     assert open_sealed(seal(snapshot(), KEY), KEY) == snapshot()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_one_altered_byte_is_refused(data: st.DataObject) -> None:
     sealed = bytearray(seal(snapshot(), KEY))
