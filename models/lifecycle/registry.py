@@ -1,7 +1,7 @@
 """The scorers that a worker uses right now, swapped one by one as newer snapshots arrive.
 
 A swap replaces one reference, so a batch that took `current` at its beginning scores with one set of versions to its
-end. Versions only go forward.
+end. Versions only go forward, unless an operator's word takes one back.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ class Champions:
         """See `Lineup.recommender`."""
         return self._current.recommender()
 
-    def swap(self, snapshot: Snapshot) -> bool:
+    def swap(self, snapshot: Snapshot, *, pinned: bool = False) -> bool:
         """Use `snapshot` from now on; False where that very version is in use already, or the model is cold.
+
+        An older version than the one in use is for `pinned` alone: where an operator chose it, or has just let go of
+        one that was chosen.
 
         Raises SnapshotRefused for an older version, another feature layout or contents that do not decode; what was
         in use stays.
@@ -71,7 +74,7 @@ class Champions:
         held = self._current.version(snapshot)
         if held == snapshot.version or not snapshot.scoring:
             return False
-        if held is not None and snapshot.version < held:
+        if held is not None and snapshot.version < held and not pinned:
             raise SnapshotRefused(f"{snapshot.model}: version {snapshot.version} is older than {held}, which is in use")
         try:
             self._current = self._with(snapshot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -13,10 +14,19 @@ from models.lifecycle.registry import Champions
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused
 from stream.metrics import Metrics, ModelReport
 from stream.settings import Settings
-from stream.state.keys import Tag
+from stream.state.choices import list_pins
+from stream.state.keys import Tag, tag_source
 from stream.state.snapshots import list_newest, read_snapshot
 
 log = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """The version of a model that is to be in use; `pinned` where an operator chose it."""
+
+    tag: Tag
+    version: int
+    pinned: bool
 
 
 class ModelLoader:
@@ -36,6 +46,8 @@ class ModelLoader:
         """Models whose newest snapshot is not signed with this worker's key."""
         self.behind: set[str] = set()
         """Models whose newest snapshot is older than the one in use."""
+        self.pinned: set[str] = set()
+        """Models whose version in use is the one that an operator chose."""
 
     async def run(self) -> None:
         """Look for newer snapshots for ever."""
@@ -52,24 +64,40 @@ class ModelLoader:
 
     async def load(self) -> None:
         """Swap in every model whose version has changed."""
-        pinned = self.settings.models.pinned
-        for model, (tag, newest) in (await list_newest(self.redis, self.partitions)).items():
-            version = newest if pinned is None else pinned
-            if self.seen.get(model) == version or (pinned is None and self._is_behind(model, version)):
+        for model, wanted in (await self._list_wanted()).items():
+            # A pin may lead back, and so may the way from it.
+            chosen = wanted.pinned or model in self.pinned
+            if self.seen.get(model) == wanted.version or (not chosen and self._is_behind(model, wanted.version)):
                 continue
             try:
-                snapshot = await self._read(tag, model, version)
-                if snapshot is None:
-                    # Replaced since its name was read; the next look finds the newer one.
-                    continue
-                self.seen[model] = version
-                if await asyncio.to_thread(self.champions.swap, snapshot):
-                    self._report(snapshot)
-                elif snapshot.kind == "outcome" and not snapshot.scoring:
-                    self.metrics.cold[model] = int(snapshot.metrics.get("matured", 0))
+                await self._use(model, wanted, chosen)
             except SnapshotRefused as error:
-                self.seen[model] = version
-                log.error("snapshot %s %d refused: %s", model, version, error)
+                self.seen[model] = wanted.version
+                log.error("snapshot %s %d refused: %s", model, wanted.version, error)
+            if self.seen.get(model) == wanted.version:
+                (self.pinned.add if wanted.pinned else self.pinned.discard)(model)
+
+    async def _list_wanted(self) -> dict[str, Wanted]:
+        """What the settings pin wins over what an operator pinned, and that over the newest."""
+        newest, pinned = await list_newest(self.redis, self.partitions), self.settings.models.pinned
+        if pinned is not None:
+            return {model: Wanted(tag, pinned, True) for model, (tag, _) in newest.items()}
+        found = {model: Wanted(tag, version, False) for model, (tag, version) in newest.items()}
+        for partition in range(self.partitions):
+            tag = tag_source("examples", partition)
+            found |= {model: Wanted(tag, at, True) for model, at in (await list_pins(self.redis, tag)).items()}
+        return found
+
+    async def _use(self, model: str, wanted: Wanted, chosen: bool) -> None:
+        snapshot = await self._read(wanted.tag, model, wanted.version)
+        if snapshot is None:
+            # Replaced since its name was read; the next look finds the newer one.
+            return
+        self.seen[model] = wanted.version
+        if await asyncio.to_thread(self.champions.swap, snapshot, pinned=chosen):
+            self._report(snapshot)
+        elif snapshot.kind == "outcome" and not snapshot.scoring:
+            self.metrics.cold[model] = int(snapshot.metrics.get("matured", 0))
 
     def _is_behind(self, model: str, version: int) -> bool:
         """Whether a model is learned again and not yet as far as the one in use, which stays until then."""

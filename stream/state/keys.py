@@ -30,6 +30,11 @@ never trimmed: some 100 bytes for each such record |
 each generation |
 | `snapshots:{examples0}:<model>` | sorted set | versions kept; score is the wall time (ms) of publication |
 | `snapshot:{examples0}:<model>:<version>` | string | signed snapshot |
+| `pins:{examples0}` | hash | model -> version that an operator pinned it at |
+| `promoted:{examples0}` | hash | model -> contestant that an operator made its champion |
+| `promotions:{examples0}:<model>` | sorted set | `<version> <contestant>`, the contestant empty where the evidence
+decides; score is the version from which on that was published |
+| `imported:{examples0}:<model>` | set | versions that were brought in from elsewhere |
 | `absent:{p7}` | none | never there: every script on a cluster names it, see `stream/state/cluster.py` |
 | `seat:<name>` | string | token of the process that goes by this name in its groups, for another to find |
 | `item:<item id>` | hash | catalogue: `title`, `category`, ... |

@@ -11,6 +11,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, open_sealed
+from stream.state.choices import list_pins
 from stream.state.client import call
 from stream.state.keys import Tag, name_key, tag_source
 from stream.state.scripts import Argument
@@ -23,8 +24,10 @@ async def describe_publication(
 ) -> list[tuple[Argument, ...]]:
     """Commands that publish `sealed` (model, version, bytes) at wall time `at` (ms) and forget what is not kept.
 
-    The version `pinned` is kept whatever its age: workers score with nothing else.
+    The version `pinned`, and those that an operator pinned models at, are kept whatever their age: workers score with
+    nothing else.
     """
+    pins = await list_pins(redis, tag)
     commands: list[tuple[Argument, ...]] = []
     for model, version, data in sealed:
         known = await call(redis, "ZRANGE", name_key("snapshots", tag, model), 0, -1, "WITHSCORES")
@@ -34,7 +37,7 @@ async def describe_publication(
             ("HSET", name_key("snapshots", tag), model, version),
         ]
         for old in choose_forgotten(_pair(known), keep):
-            if old == pinned:
+            if old in (pinned, pins.get(model)):
                 continue
             commands += [
                 ("ZREM", name_key("snapshots", tag, model), old),
@@ -81,9 +84,20 @@ async def list_newest(redis: Redis, partitions: int) -> dict[str, tuple[Tag, int
     return found
 
 
+async def list_kept(redis: Redis, tag: Tag, model: str) -> dict[int, int]:
+    """When (wall time, ms) each version of a model that is kept was published, by version, the lowest first."""
+    return dict(sorted(_pair(await call(redis, "ZRANGE", name_key("snapshots", tag, model), 0, -1, "WITHSCORES"))))
+
+
+async def read_sealed(redis: Redis, tag: Tag, model: str, version: int) -> bytes | None:
+    """The bytes of a snapshot as they were published, whoever signed them; None if it is not kept."""
+    data: bytes | None = await call(redis, "GET", name_key("snapshot", tag, model, version))
+    return data
+
+
 async def read_snapshot(redis: Redis, tag: Tag, model: str, version: int, key: bytes) -> Snapshot | None:
     """A snapshot by its version; None if it is not kept. Raises `SnapshotRefused` if it is not signed with `key`."""
-    data: bytes | None = await call(redis, "GET", name_key("snapshot", tag, model, version))
+    data = await read_sealed(redis, tag, model, version)
     if data is None:
         return None
     snapshot = open_sealed(data, key)

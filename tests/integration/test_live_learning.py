@@ -172,6 +172,20 @@ async def test_a_pinned_version_is_never_forgotten(redis: Redis, redis_url: str)
     assert {command[2] for command in commands if command[0] == "ZREM"} == {3}
 
 
+async def test_versions_that_operators_pinned_are_never_forgotten(redis: Redis, redis_url: str) -> None:
+    """Each model has its own pin, and none holds a version of another model."""
+    tag = tag_source("examples", 0)
+    for model in ("click", "conversion"):
+        await redis.zadd(name_key("snapshots", tag, model), {"1": 0, "2": 0, "3": 0, "4": 0})
+    await redis.hset(name_key("pins", tag), mapping={"click": 2, "conversion": 3})
+    sealed = [("click", 5, b""), ("conversion", 5, b"")]
+    async with connect_redis(Settings(redis={"url": redis_url})) as client:
+        commands = await describe_publication(client, tag, sealed, 10**12, keep=1, pinned=None)
+    forgotten = {command[1:] for command in commands if command[0] == "ZREM"}
+    # The first of the hour and the newest are kept anyway.
+    assert forgotten == {(name_key("snapshots", tag, "click"), 3), (name_key("snapshots", tag, "conversion"), 2)}
+
+
 def test_what_a_learner_whose_clock_is_behind_publishes_is_kept() -> None:
     """Would have caught: versions kept by when they seem to have been published."""
     known = [(version, 10**12) for version in range(1, 20)]

@@ -98,6 +98,58 @@ async def publish(redis: Redis, version: int) -> None:
     await redis.hset(name_key("snapshots", EXAMPLES), "conversion", str(version))
 
 
+async def test_a_pinned_model_is_used_until_it_is_unpinned_wherever_that_leads(redis: Redis) -> None:
+    champions = Champions(SCHEMA)
+    loader = ModelLoader(Settings(), redis, champions, KEY.encode(), 1, Metrics())
+    await publish(redis, 20)
+    for version in (3, 5, 8):
+        await publish(redis, version)
+    used = []
+    # The newest is 8; 20 is kept from before it was all learned again.
+    for pin in (None, 5, 20, 3, None, 20, None, 20, 8, None):
+        await redis.delete(name_key("pins", EXAMPLES))
+        if pin is not None:
+            await redis.hset(name_key("pins", EXAMPLES), "conversion", str(pin))
+        await loader.load()
+        held = champions.outcome("conversion")
+        assert held is not None
+        used.append(held[1])
+    assert used == [8, 5, 20, 3, 8, 20, 8, 20, 8, 8]
+
+
+async def test_the_version_in_the_settings_wins_over_a_pin(redis: Redis) -> None:
+    champions = Champions(SCHEMA)
+    settings = Settings(models={"pinned": 5})
+    loader = ModelLoader(settings, redis, champions, KEY.encode(), 1, Metrics())
+    for version in (3, 5, 8):
+        await publish(redis, version)
+    await redis.hset(name_key("pins", EXAMPLES), "conversion", "3")
+    await loader.load()
+    held = champions.outcome("conversion")
+    assert held is not None
+    assert held[1] == 5
+
+
+async def test_a_pin_at_what_is_not_there_or_not_signed_leaves_what_is_in_use(redis: Redis) -> None:
+    champions = Champions(SCHEMA)
+    loader = ModelLoader(Settings(), redis, champions, KEY.encode(), 1, Metrics())
+    await publish(redis, 8)
+    for pin, foreign in ((4, None), (9, b"x" * 64), (None, None)):
+        if foreign is not None:
+            await redis.set(name_key("snapshot", EXAMPLES, "conversion", pin), foreign)
+        if pin is None:
+            await redis.delete(name_key("pins", EXAMPLES))
+        else:
+            await loader.load()
+            await redis.hset(name_key("pins", EXAMPLES), "conversion", str(pin))
+        await loader.load()
+        held = champions.outcome("conversion")
+        assert held is not None
+        assert held[1] == 8
+    # Nothing of it is left: it goes on as if there had been no pin.
+    assert (loader.seen, loader.pinned) == ({"conversion": 8}, set())
+
+
 async def test_a_model_in_use_stays_until_the_one_that_is_learned_again_has_passed_it(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
