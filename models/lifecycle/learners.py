@@ -7,7 +7,8 @@ begins with its first record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from schemas.example import Example, Interaction
 
 RECOMMEND: Final = "recommend"
 """Model name of the recommender's snapshots."""
+NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LearnerSet:
@@ -61,13 +63,17 @@ class LearnerSet:
         self.learned += 1
         return True
 
-    def snapshots(self, version: int, created_at: int) -> list[Snapshot]:
+    def snapshots(self, version: int, created_at: int, promoted: Mapping[str, str] = NOBODY) -> list[Snapshot]:
         """One snapshot a learner, outcomes by name and the recommender last.
 
         `version` is the examples offset of the last record taken, `created_at` the event time in epoch milliseconds.
-        All belong together: publish all or none.
+        `promoted` names the contestants, by outcome, that speak instead of the champion; it changes what is scored
+        with, not what is learned. All belong together: publish all or none.
         """
-        taken = [self._outcome_snapshot(self.outcomes[name], version, created_at) for name in sorted(self.outcomes)]
+        taken = [
+            self._outcome_snapshot(learner, version, created_at, promoted.get(name, ""))
+            for name, learner in sorted(self.outcomes.items())
+        ]
         if self.recommend is not None:
             taken.append(self._recommend_snapshot(self.recommend, version, created_at))
         return taken
@@ -123,8 +129,8 @@ class LearnerSet:
             )
         self.outcomes[snapshot.model] = learner
 
-    def _outcome_snapshot(self, learner: OutcomeLearner, version: int, created_at: int) -> Snapshot:
-        scorer = learner.scorer()
+    def _outcome_snapshot(self, learner: OutcomeLearner, version: int, created_at: int, promoted: str) -> Snapshot:
+        scorer = learner.scorer(promoted)
         return Snapshot(
             model=learner.outcome,
             kind="outcome",
@@ -139,7 +145,7 @@ class LearnerSet:
             },
             scoring=b"" if scorer is None else scorer.to_bytes(),
             learning=learner.to_bytes(),
-            champion=learner.champion,
+            champion=learner.find_speaker(promoted),
         )
 
     def _recommend_snapshot(self, learner: RecommendLearner, version: int, created_at: int) -> Snapshot:

@@ -32,7 +32,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     where there are no features); `created_at` event time in epoch milliseconds. `positions` gives, for each partition
     of the events topic, the (generation, offset, index) of the last example learned, in snapshots of before there were
     generations (offset, index). `scoring` is what score workers load, empty while the model is cold; `learning` is
-    what the learner resumes from; `champion` names the contestant that speaks.
+    what the learner resumes from; `champion` names the contestant that speaks, by evidence or an operator's word.
     """
 
     model: str

@@ -141,11 +141,18 @@ class OutcomeLearner:
         """Name of the contestant that speaks."""
         return self.championship.champion
 
-    def scorer(self) -> Scorer | None:
-        """A frozen copy of what the champion knows now; None while the learner is cold."""
+    def find_speaker(self, promoted: str = "") -> str:
+        """The contestant called `promoted`; the champion where none is called so."""
+        return promoted if promoted in self.championship.names else self.champion
+
+    def scorer(self, promoted: str = "") -> Scorer | None:
+        """A frozen copy of what the champion, or who was `promoted` over it, knows now; None while the learner is cold.
+
+        A promotion changes nothing in the learner: evidence and champion go on beside it.
+        """
         if self.cold:
             return None
-        model = cast(Speaker, self.contest.find(self.champion).model)
+        model = cast(Speaker, self.contest.find(self.find_speaker(promoted)).model)
         return model.scorer(self.names, outcome=self.outcome, schema=self.schema)
 
     def metrics(self) -> dict[str, float]:

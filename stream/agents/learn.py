@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from stream.delivery.fence import Fence, advance_fence, hash_record, rank
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.stages.batch import Record
+from stream.state.choices import describe_promotions, list_promoted
 from stream.state.keys import tag_source
 from stream.state.snapshots import describe_publication, list_versions, read_snapshot
 
@@ -38,6 +39,16 @@ AT_ONCE: Final = 16
 """Examples learned before others have the event loop: some milliseconds' worth."""
 
 _decode = msgspec.json.Decoder(Example | Interaction).decode
+
+
+def learn_value(learners: LearnerSet, value: bytes | None) -> int:
+    """Have `learners` take in one value of the examples topic; the event time (epoch ms) that it is of.
+
+    Raises `msgspec.DecodeError`, and nothing was learned, where it is no example.
+    """
+    example = _decode(value or b"")
+    learners.learn(example)
+    return example.exposed_at if isinstance(example, Example) else example.ts
 
 
 @dataclass(frozen=True)
@@ -126,13 +137,9 @@ class LearnSession:
 
     def _learn(self, record: Record) -> None:
         try:
-            example = _decode(record.value or b"")
+            self.created_at = max(self.created_at, learn_value(self.learners, record.value))
         except msgspec.DecodeError as error:
             log.error("%s: offset %d is no example: %s", self.tag, record.offset, error)
-            return
-        self.learners.learn(example)
-        moment = example.exposed_at if isinstance(example, Example) else example.ts
-        self.created_at = max(self.created_at, moment)
 
     async def _publish_if_due(self) -> None:
         interval = max(self.learning.settings.models.snapshot_interval / 1000, self.spent / SHARE)
@@ -142,7 +149,8 @@ class LearnSession:
     async def _publish(self, last: Record) -> None:
         learning = self.learning
         version = rank(self.fence.generation, last.offset)
-        self._sealing = asyncio.ensure_future(asyncio.to_thread(self._seal, version))
+        promoted = await list_promoted(learning.redis, self.tag)
+        self._sealing = asyncio.ensure_future(asyncio.to_thread(self._seal, version, promoted))
         sealed = await asyncio.shield(self._sealing)
         if not sealed:
             # A fence that has moved promises a snapshot.
@@ -151,15 +159,17 @@ class LearnSession:
         now = int(time.time() * 1000)
         models = learning.settings.models
         commands = await describe_publication(learning.redis, self.tag, sealed, now, models.keep, models.pinned)
+        names = [name for name, _, _ in sealed]
+        commands += await describe_promotions(learning.redis, self.tag, version, names, promoted)
         to = msgspec.structs.replace(
             self.fence, next=last.offset + 1, last_hash=hash_record(last), clock=self.created_at
         )
         await advance_fence(learning.redis, self.tag, self.fence, to, commands)
         self.fence, self.last, self.published_at = to, None, time.monotonic()
 
-    def _seal(self, version: int) -> list[tuple[str, int, bytes]]:
+    def _seal(self, version: int, promoted: Mapping[str, str]) -> list[tuple[str, int, bytes]]:
         began = time.thread_time()
-        snapshots = self.learners.snapshots(version, self.created_at)
+        snapshots = self.learners.snapshots(version, self.created_at, promoted)
         sealed = [(snapshot.model, version, seal(snapshot, self.learning.key)) for snapshot in snapshots]
         self.spent = time.thread_time() - began
         return sealed

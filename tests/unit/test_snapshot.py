@@ -146,6 +146,40 @@ def test_champions_swap_forward_only() -> None:
     assert held[1] == 8
 
 
+def test_champions_go_back_on_an_operators_word_alone() -> None:
+    champions = Champions(SCHEMA)
+    assert champions.swap(snapshot(version=8))
+    assert champions.swap(snapshot(version=6), pinned=True)
+    assert not champions.swap(snapshot(version=6), pinned=True)
+    with pytest.raises(SnapshotRefused, match="older than 6"):
+        champions.swap(snapshot(version=5))
+    assert champions.swap(snapshot(version=8))
+    held = champions.outcome("buy")
+    assert held is not None
+    assert held[1] == 8
+
+
+def test_a_pin_does_not_make_another_layout_fit() -> None:
+    champions = Champions(SCHEMA)
+    champions.swap(snapshot(version=8))
+    with pytest.raises(SnapshotRefused, match="feature layout 's2'"):
+        champions.swap(replace(snapshot(version=6), schema="s2"), pinned=True)
+    held = champions.outcome("buy")
+    assert held is not None
+    assert held[1] == 8
+
+
+def test_a_promotion_changes_whose_scorer_is_published_and_nothing_that_is_learned() -> None:
+    learners = taught([*mixed(0, 20), *(replace(example(20 + n), stage="matured") for n in range(WARM))])
+    plain, promoted = (learners.snapshots(9, 0, who)[0] for who in ({}, {"buy": "regression-wait"}))
+    assert plain.champion == learners.outcomes["buy"].champion != "regression-wait"
+    assert promoted.champion == "regression-wait"
+    assert promoted.scoring != plain.scoring
+    assert replace(promoted, champion=plain.champion, scoring=plain.scoring) == plain
+    # Who was promoted by another release, and is nobody here, does not speak.
+    assert learners.snapshots(9, 0, {"buy": "oracle", "recommend": "oracle"}) == learners.snapshots(9, 0)
+
+
 def test_a_batch_that_took_the_lineup_keeps_its_versions() -> None:
     champions = Champions(SCHEMA)
     champions.swap(snapshot(version=7))
