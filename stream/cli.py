@@ -70,9 +70,14 @@ dlq = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_h
 app.add_typer(dlq, name="dlq")
 fence = typer.Typer(help="Say where partitions go on.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(fence, name="fence")
+models = typer.Typer(
+    help="Look at the models, and choose what they score with.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(models, name="models")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Parked = Annotated[bool, typer.Option("--parked", help="Entries that could not be sent, instead of dead letters.")]
+Model = Annotated[str, typer.Argument(help="An outcome's name, or recommend.")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
@@ -321,6 +326,34 @@ def fence_reset(
         )
     )
     raise typer.Exit(int(not done))
+
+
+@models.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the models: newest version, champion, age, quality, and what was chosen for them."""
+    from stream.commands.models import show_models
+
+    asyncio.run(show_models(load(), as_json=as_json))
+
+
+@models.command("show")
+def models_show(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(min=0, help="The newest if unset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what one snapshot says of every contestant."""
+    from stream.commands.quality import show_version
+
+    asyncio.run(show_version(load(), model, version, as_json=as_json))
+
+
+@models.command("report")
+def models_report(model: Model, as_json: AsJson = False) -> None:
+    """Show how good each contestant is, and what was served."""
+    from stream.commands.quality import show_report
+
+    asyncio.run(show_report(load(), model, as_json=as_json))
 
 
 @app.command()

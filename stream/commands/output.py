@@ -43,6 +43,11 @@ def write_time(millis: int | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}.{millis % 1_000:03d}Z"
 
 
+def round_metric(value: float | None) -> float | None:
+    """A metric with as many digits as a table needs."""
+    return None if value is None else round(value, 4)
+
+
 def print_json(value: object) -> None:
     """Print `value`, as JSON, on one line."""
     sys.stdout.write(orjson.dumps(value).decode() + "\n")

@@ -14,7 +14,7 @@ from stream.commands import CommandError
 
 runner = CliRunner()
 
-COMMANDS = ("worker", "demo", "produce", "sentiment", "doctor", "status", "profile", "tail", "dlq", "schemas")
+COMMANDS = ("worker", "demo", "produce", "sentiment", "doctor", "status", "profile", "tail", "dlq", "models", "schemas")
 
 
 @pytest.fixture(autouse=True)
