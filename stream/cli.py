@@ -78,6 +78,7 @@ app.add_typer(models, name="models")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Parked = Annotated[bool, typer.Option("--parked", help="Entries that could not be sent, instead of dead letters.")]
 Model = Annotated[str, typer.Argument(help="An outcome's name, or recommend.")]
+Version = Annotated[int, typer.Argument(min=0, help="The examples offset that it includes.")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
@@ -354,6 +355,51 @@ def models_report(model: Model, as_json: AsJson = False) -> None:
     from stream.commands.quality import show_report
 
     asyncio.run(show_report(load(), model, as_json=as_json))
+
+
+@models.command("pin")
+def models_pin(model: Model, version: Version) -> None:
+    """Have workers score with one kept version, and nothing else, until it is unpinned."""
+    from stream.commands.versions import pin_model
+
+    asyncio.run(pin_model(load(), model, version))
+
+
+@models.command("unpin")
+def models_unpin(model: Model) -> None:
+    """Have workers go on to the newest version."""
+    from stream.commands.versions import unpin_model
+
+    asyncio.run(unpin_model(load(), model))
+
+
+@models.command("rollback")
+def models_rollback(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(min=0, help="The kept one before the one in use if unset.")] = None,
+) -> None:
+    """Pin an older version."""
+    from stream.commands.versions import roll_back
+
+    asyncio.run(roll_back(load(), model, version))
+
+
+@models.command("promote")
+def models_promote(
+    model: Model, contestant: Annotated[str, typer.Argument(help="Who is to speak, as `show` names them.")]
+) -> None:
+    """Make a contestant the champion, whatever the evidence says."""
+    from stream.commands.versions import promote_contestant
+
+    asyncio.run(promote_contestant(load(), model, contestant))
+
+
+@models.command("demote")
+def models_demote(model: Model) -> None:
+    """Let the evidence decide again who is champion."""
+    from stream.commands.versions import demote_contestant
+
+    asyncio.run(demote_contestant(load(), model))
 
 
 @app.command()
