@@ -402,6 +402,26 @@ def models_demote(model: Model) -> None:
     asyncio.run(demote_contestant(load(), model))
 
 
+@models.command("export")
+def models_export(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="Where the sealed bytes go.")],
+    version: Annotated[int | None, typer.Option(min=0, help="The one in use if unset.")] = None,
+) -> None:
+    """Write a kept version to a file, signature and all."""
+    from stream.commands.transfer import export_version
+
+    asyncio.run(export_version(load(), model, file, version))
+
+
+@models.command("import")
+def models_import(file: Annotated[Path, typer.Argument(help="As `export` or `at` wrote it.")]) -> None:
+    """Keep a version that was exported, and pin it; refused unless it is signed with this installation's key."""
+    from stream.commands.transfer import import_file
+
+    asyncio.run(import_file(load(), file))
+
+
 @app.command()
 def schemas(
     write: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the documents there.")] = None,
