@@ -422,6 +422,21 @@ def models_import(file: Annotated[Path, typer.Argument(help="As `export` or `at`
     asyncio.run(import_file(load(), file))
 
 
+@models.command("at")
+def models_at(
+    version: Version,
+    model: Annotated[str | None, typer.Option(help="Only this one; all if unset.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sealed bytes of --model there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a past version again from the examples, to the bit."""
+    from stream.commands.past import show_past
+
+    if out is not None and model is None:
+        raise typer.BadParameter("--out is for one model; say which with --model")
+    asyncio.run(show_past(load(), version, model, out, as_json=as_json))
+
+
 @app.command()
 def schemas(
     write: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the documents there.")] = None,

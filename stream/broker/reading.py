@@ -45,13 +45,18 @@ def _find_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
     return int(stable if stable is not None and 0 <= stable < high else high)
 
 
-async def read_all(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> AsyncGenerator[ConsumerRecord]:
+async def read_all(
+    consumer: AIOKafkaConsumer, partitions: list[TopicPartition], starts: Mapping[TopicPartition, int] | None = None
+) -> AsyncGenerator[ConsumerRecord]:
     """Every record of `partitions` that is there now, each partition in order; ends by itself.
 
+    It begins at the offsets in `starts`, which must lie in the log, and elsewhere at the first record.
     Raises `BrokerSilent` when nothing comes for `PATIENCE` although more lies there: what was read is not all.
     """
     ends = await find_ends(consumer, partitions)
     await consumer.seek_to_beginning(*partitions)
+    for partition, start in (starts or {}).items():
+        consumer.seek(partition, start)
     heard = time.monotonic()
     while await _lies_before(consumer, ends):
         for partition, records in (await consumer.getmany(timeout_ms=100)).items():
