@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from models.outcomes.curve import Curve, Point
 from schemas.example import Example
 
 ECE_BINS: Final = 10
@@ -62,11 +63,12 @@ class Totals(msgspec.Struct):
 
 
 class EvaluationState(msgspec.Struct, frozen=True):
-    """What an `Evaluation` is restored from."""
+    """What an `Evaluation` is restored from; one written before there were curves has an empty one."""
 
     window: int
     totals: Totals
     recent: list[Scored]
+    curve: Curve = msgspec.field(default_factory=Curve)
 
 
 class Evaluation:
@@ -83,6 +85,7 @@ class Evaluation:
     def __init__(self, window: int = 2_000) -> None:
         """Report also over the newest `window` labels."""
         self.totals = Totals()
+        self._curve = Curve()
         self._recent: deque[Scored] = deque(maxlen=window)
         self._window = window
 
@@ -98,10 +101,12 @@ class Evaluation:
         # The base rate before this label, with half a label of each kind to begin with (Krichevsky-Trofimov).
         scored = Scored(prediction, label, log_loss((totals.labels + 0.5) / (totals.rows + 1.0), label))
         self._recent.append(scored)
+        loss = log_loss(prediction, label)
+        self._curve.add(prediction, label, loss, scored.base_loss)
         totals.rows += 1
         totals.labels += label
         totals.predictions += prediction
-        totals.loss += log_loss(prediction, label)
+        totals.loss += loss
         totals.base_loss += scored.base_loss
         _put(totals.bins, prediction, label)
         (totals.positives if label else totals.negatives)[_log_odds_bin(prediction)] += 1
@@ -140,15 +145,20 @@ class Evaluation:
             for name, (rows, predictions, labels) in sorted(self.totals.segments.items())
         }
 
+    def curve(self) -> list[Point]:
+        """How log-loss and calibration went, by consecutive blocks of matured labels; at most 64."""
+        return self._curve.points()
+
     def state(self) -> EvaluationState:
-        """The state; it shares the totals with this object, so encode it before the next `add`."""
-        return EvaluationState(self._window, self.totals, list(self._recent))
+        """The state; it shares totals and curve with this object, so encode it before the next `add`."""
+        return EvaluationState(self._window, self.totals, list(self._recent), self._curve)
 
     @classmethod
     def restore(cls, state: EvaluationState) -> Evaluation:
         """An evaluation that goes on exactly where `state` was taken."""
         evaluation = cls(state.window)
         evaluation.totals = state.totals
+        evaluation._curve = state.curve
         evaluation._recent.extend(state.recent)
         return evaluation
 
