@@ -75,10 +75,44 @@ models = typer.Typer(
 )
 app.add_typer(models, name="models")
 
+
+class Consent(StrEnum):
+    """What an event needs to count."""
+
+    optional = "optional"
+    required = "required"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Parked = Annotated[bool, typer.Option("--parked", help="Entries that could not be sent, instead of dead letters.")]
 Model = Annotated[str, typer.Argument(help="An outcome's name, or recommend.")]
 Version = Annotated[int, typer.Argument(min=0, help="The examples offset that it includes.")]
+Files = Annotated[
+    list[Path], typer.Argument(help="JSON lines of events, native or Segment, plain or gzip; or CSV or Parquet tables.")
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The files are tables; where 0/1, true/false or yes/no is.")
+]
+Time = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Tables: what rows go in order of, else as they stand.")
+]
+Delay = Annotated[
+    str,
+    typer.Option(metavar="DURATION", help="Tables: how long after its row a label comes (numbers in --time are ms)."),
+]
+LeftOut = Annotated[
+    list[str] | None, typer.Option("--leave-out", metavar="COLUMN", help="Tables: don't learn from it; several times.")
+]
+Every = Annotated[int, typer.Option(min=1, help="Use new models after so many more examples.")]
+Partitions = Annotated[int, typer.Option(min=1, max=10_000, help="Logs: partitions that the topic would have.")]
+Consents = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Logs: privacy requests, JSON lines, taken before the events.")
+]
+ConsentMode = Annotated[
+    Consent,
+    typer.Option(help="Logs: whether only those count who have granted, instead of all who have not withdrawn."),
+]
+Page = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report there, as one page.")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
@@ -186,6 +220,77 @@ def sentiment(
     from stream.commands.texts import Columns
 
     score_file(load(), file, Columns(text, label, lang), level=level, out=out, as_json=as_json)
+
+
+@app.command()
+def backtest(
+    files: Files,
+    label: Label = None,
+    time: Time = None,
+    delay: Delay = "0",
+    leave_out: LeftOut = None,
+    every: Every = 500,
+    partitions: Partitions = 1,
+    consent: ConsentMode = Consent.optional,
+    consents: Consents = None,
+    as_json: AsJson = False,
+    html: Page = None,
+) -> None:
+    """Judge the settings over event logs, or the models over tables, before they go live. No server is asked.
+
+    A log goes through the worker's own stages under the clock of its events; a table is predicted row by row. Whatever
+    is predicted is predicted before its label is learned.
+    """
+    options = {"every": every, "partitions": partitions, "consents": consents, "as_json": as_json, "page": html}
+    _backtest(files, label, time, delay, leave_out, consent, **options)
+
+
+@app.command()
+def train(
+    files: Files,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write each model's signed snapshot there.")],
+    label: Label = None,
+    time: Time = None,
+    delay: Delay = "0",
+    leave_out: LeftOut = None,
+    every: Every = 500,
+    partitions: Partitions = 1,
+    consent: ConsentMode = Consent.optional,
+    consents: Consents = None,
+    as_json: AsJson = False,
+    html: Page = None,
+) -> None:
+    """Do what `backtest` does, and keep what was learned.
+
+    A snapshot is opened with models.snapshot_key by `models.lifecycle.snapshot.open_sealed`; its `scoring` scores rows
+    (`models.outcomes.scorers.open_scorer`), its `learning` goes on learning (`OutcomeLearner.from_bytes`). A worker
+    does not take it over: it learns from its own log.
+    """
+    options = {"every": every, "partitions": partitions, "consents": consents, "as_json": as_json, "page": html}
+    _backtest(files, label, time, delay, leave_out, consent, out=out, **options)
+
+
+def _backtest(
+    files: list[Path],
+    label: str | None,
+    time: str | None,
+    delay: str,
+    leave_out: list[str] | None,
+    consent: Consent,
+    **options: Any,
+) -> None:
+    from stream.commands.backtest import backtest as judge
+    from stream.commands.tables import Columns
+    from stream.durations import parse_duration
+
+    if label is None and (time is not None or leave_out or delay != "0"):
+        raise typer.BadParameter("--time, --delay and --leave-out are for tables: give their --label, too")
+    try:
+        late = parse_duration(delay)
+    except ValueError as error:
+        raise typer.BadParameter(f"--delay: {error}") from None
+    columns = None if label is None else Columns(label, time, tuple(leave_out or ()))
+    judge(load(clock="event", consent={"mode": consent.value}), files, columns, delay=late, **options)
 
 
 @app.command()

@@ -71,7 +71,7 @@ class LearnerSet:
         with, not what is learned. All belong together: publish all or none.
         """
         taken = [
-            self._outcome_snapshot(learner, version, created_at, promoted.get(name, ""))
+            take_snapshot(learner, version, created_at, self.positions, promoted.get(name, ""))
             for name, learner in sorted(self.outcomes.items())
         ]
         if self.recommend is not None:
@@ -129,25 +129,6 @@ class LearnerSet:
             )
         self.outcomes[snapshot.model] = learner
 
-    def _outcome_snapshot(self, learner: OutcomeLearner, version: int, created_at: int, promoted: str) -> Snapshot:
-        scorer = learner.scorer(promoted)
-        return Snapshot(
-            model=learner.outcome,
-            kind="outcome",
-            version=version,
-            schema=learner.schema,
-            created_at=created_at,
-            positions=dict(self.positions),
-            metrics={
-                **learner.metrics(),
-                "matured": float(learner.rows["matured"]),
-                "examples": float(sum(learner.rows.values())),
-            },
-            scoring=b"" if scorer is None else scorer.to_bytes(),
-            learning=learner.to_bytes(),
-            champion=learner.find_speaker(promoted),
-        )
-
     def _recommend_snapshot(self, learner: RecommendLearner, version: int, created_at: int) -> Snapshot:
         return Snapshot(
             model=RECOMMEND,
@@ -160,3 +141,30 @@ class LearnerSet:
             scoring=learner.scoring(),
             learning=learner.to_bytes(),
         )
+
+
+def take_snapshot(
+    learner: OutcomeLearner,
+    version: int,
+    created_at: int,
+    positions: Mapping[int, tuple[int, ...]],
+    promoted: str = "",
+) -> Snapshot:
+    """One learner's snapshot: `version`, `created_at` and `promoted` as in `LearnerSet.snapshots`."""
+    scorer = learner.scorer(promoted)
+    return Snapshot(
+        model=learner.outcome,
+        kind="outcome",
+        version=version,
+        schema=learner.schema,
+        created_at=created_at,
+        positions=dict(positions),
+        metrics={
+            **learner.metrics(),
+            "matured": float(learner.rows["matured"]),
+            "examples": float(sum(learner.rows.values())),
+        },
+        scoring=b"" if scorer is None else scorer.to_bytes(),
+        learning=learner.to_bytes(),
+        champion=learner.find_speaker(promoted),
+    )

@@ -50,11 +50,11 @@ def read_rows(file: Path, columns: Columns) -> Iterator[Row]:
     kind = file.suffix.lower()
     packed = kind == ".gz"
     kind = Path(file.stem).suffix.lower() if packed else kind
-    with _name_problems(file):
+    with name_problems(file):
         if kind == ".parquet" and not packed:
             yield from _number(_read_parquet(file, columns), columns)
         elif kind in (".csv", ".tsv", ".jsonl", ".ndjson"):
-            with _open(file, packed) as lines:
+            with open_lines(file, packed) as lines:
                 found = _read_csv(file, lines, columns) if kind in (".csv", ".tsv") else _read_json(lines, columns)
                 yield from _number(found, columns)
         else:
@@ -65,7 +65,8 @@ def read_rows(file: Path, columns: Columns) -> Iterator[Row]:
 
 
 @contextmanager
-def _name_problems(file: Path) -> Iterator[None]:
+def name_problems(file: Path) -> Iterator[None]:
+    """Turn what reading `file` raises into a `CommandError` that names it."""
     from pyarrow import ArrowException
 
     try:
@@ -78,7 +79,8 @@ def _name_problems(file: Path) -> Iterator[None]:
         raise CommandError(f"{file}: {error.strerror or error}") from None
 
 
-def _open(file: Path, packed: bool) -> IO[str]:
+def open_lines(file: Path, packed: bool) -> IO[str]:
+    """Lines of a text file, `packed` by gzip or not; a mark of the byte order is passed over."""
     if packed:
         return cast(IO[str], gzip.open(file, "rt", encoding="utf-8-sig", newline=""))
     return file.open(encoding="utf-8-sig", newline="")
