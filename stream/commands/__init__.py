@@ -1,8 +1,8 @@
 """What operators and consumers ask of a running nudge, one command a module.
 
-Each takes the settings, reads Kafka or Redis, prints a table or JSON on standard output and changes nothing, `dlq
-replay`, `fence reset`, `schemas --write` and what `models` tells workers aside. What goes wrong is a `CommandError`,
-which the command line prints as one line.
+Each takes the settings, reads Kafka, Redis or files, prints a table or JSON on standard output and changes nothing,
+`dlq replay`, `fence reset`, `schemas --write`, `train --out` and what `models` tells workers aside. What goes wrong is
+a `CommandError`, which the command line prints as one line.
 """
 
 from __future__ import annotations

@@ -14,7 +14,22 @@ from stream.commands import CommandError
 
 runner = CliRunner()
 
-COMMANDS = ("worker", "demo", "produce", "sentiment", "doctor", "status", "profile", "tail", "dlq", "models", "schemas")
+COMMANDS = (
+    "worker",
+    "demo",
+    "produce",
+    "sentiment",
+    "backtest",
+    "train",
+    "doctor",
+    "status",
+    "profile",
+    "tail",
+    "dlq",
+    "models",
+    "features",
+    "schemas",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +59,7 @@ def test_help_loads_no_client_and_no_model() -> None:
     root = Path(__file__).parents[2]
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
     loaded = set(json.loads(output.splitlines()[-1]))
-    heavy = {"aiokafka", "faust", "redis", "river", "onnxruntime", "numpy", "pydantic", "pyarrow", "msgspec"}
+    heavy = {"aiokafka", "faust", "redis", "river", "onnxruntime", "numpy", "pydantic", "pyarrow", "msgspec", "pygal"}
     assert not loaded & heavy
 
 
