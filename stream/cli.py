@@ -455,11 +455,11 @@ def models_show(
 
 
 @models.command("report")
-def models_report(model: Model, as_json: AsJson = False) -> None:
+def models_report(model: Model, as_json: AsJson = False, page: Page = None) -> None:
     """Show how good each contestant is, and what was served."""
     from stream.commands.quality import show_report
 
-    asyncio.run(show_report(load(), model, as_json=as_json))
+    asyncio.run(show_report(load(), model, as_json=as_json, page=page))
 
 
 @models.command("pin")

@@ -19,7 +19,7 @@ import msgspec
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.registry import Champions
 from models.lifecycle.snapshot import Snapshot
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from models.outcomes.windows import Window
 from schemas.example import Example, Interaction
 from schemas.privacy import KIND_HEADER, PrivacyRequest
@@ -52,7 +52,7 @@ class Line:
     timestamp: int = UNDATED
 
 
-class Ward:
+class Shard:
     """One partition in memory: its people, its clock, and which windows are open."""
 
     def __init__(self, number: int, topic: str) -> None:
@@ -127,9 +127,9 @@ class Twin:
         examples were learned.
         """
         self.settings = settings
-        self.learners = LearnerSet(NAMES, SCHEMA)
+        self.learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
         self.champions = Champions(SCHEMA)
-        self.wards = [Ward(number, settings.topics.events) for number in range(partitions)]
+        self.shards = [Shard(number, settings.topics.events) for number in range(partitions)]
         self.counts: Counter[str] = Counter()
         self.lines = self.examples = self.swaps = 0
         self.newest = 0
@@ -145,15 +145,15 @@ class Twin:
         is raised: what can't be used is among the entries, as a dead letter.
         """
         self.lines += len(lines)
-        parts: list[list[Line]] = [[] for _ in self.wards]
+        parts: list[list[Line]] = [[] for _ in self.shards]
         for value in lines:
-            ward = self._find_ward(value, requests)
-            parts[ward.number].append(Line(ward.next, value, REQUEST if requests else ()))
-            ward.next += 1
+            shard = self._find_shard(value, requests)
+            parts[shard.number].append(Line(shard.next, value, REQUEST if requests else ()))
+            shard.next += 1
         entries: list[Entry] = []
-        for ward, part in zip(self.wards, parts, strict=True):
+        for shard, part in zip(self.shards, parts, strict=True):
             if part:
-                entries += await self._apply(ward, part)
+                entries += await self._apply(shard, part)
         self._learn(entries)
         return entries
 
@@ -161,15 +161,15 @@ class Twin:
         """One a model, as the learn agent would publish them now."""
         return self.learners.snapshots(self.examples - 1, self.newest)
 
-    def _find_ward(self, value: bytes, requests: bool) -> Ward:
-        if len(self.wards) == 1:
-            return self.wards[0]
+    def _find_shard(self, value: bytes, requests: bool) -> Shard:
+        if len(self.shards) == 1:
+            return self.shards[0]
         try:
             user = decode_request(value).user_id if requests else self._find_user(value)
         except Rejected:
             # Whose it is nobody knows, and any partition finds out why.
-            return self.wards[0]
-        return self.wards[find_partition(user, len(self.wards), self.settings.partitioner)]
+            return self.shards[0]
+        return self.shards[find_partition(user, len(self.shards), self.settings.partitioner)]
 
     def _find_user(self, value: bytes) -> str:
         options = self.settings
@@ -178,12 +178,12 @@ class Twin:
             return decoded.user_id
         return (decoded.event if isinstance(decoded, Incoming) else decoded).user_id
 
-    async def _apply(self, ward: Ward, lines: Sequence[Line]) -> list[Entry]:
-        batch = ward.begin(lines)
+    async def _apply(self, shard: Shard, lines: Sequence[Line]) -> list[Entry]:
+        batch = shard.begin(lines)
         self._stages.decode(batch)
-        ward.load(batch)
+        shard.load(batch)
         await self._stages.run(batch, self.champions.current)
-        ward.accept(batch)
+        shard.accept(batch)
         self.counts.update(batch.counts)
         return batch.entries
 

@@ -75,12 +75,12 @@ def describe_run(files: Sequence[Path], twin: Twin) -> dict[str, Any]:
     return {
         "files": [str(file) for file in files],
         "lines": twin.lines,
-        "people": sum(len(ward.people) for ward in twin.wards),
+        "people": sum(len(shard.people) for shard in twin.shards),
         **{name: counts[name] for name in COUNTS},
         "dead_letters": _of(counts, "dead_letters:"),
         "triggers": _of(counts, "triggers:"),
         "suppressed": _of(counts, "suppressed:"),
-        "open_windows": sum(len(ward.windows()) for ward in twin.wards),
+        "open_windows": sum(len(shard.windows()) for shard in twin.shards),
         "examples": twin.examples,
         "swaps": twin.swaps,
     }

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, seal
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from stream.agents.learn import learn_value
 from stream.broker import read_all
 from stream.commands import CommandError
@@ -147,7 +147,7 @@ class Past:
     ) -> list[Relearned]:
         held = [] if base is None else [await open_version(self.redis, kept, base, self.key) for kept in group]
         try:
-            learners = LearnerSet.restore(held, NAMES, SCHEMA)
+            learners = LearnerSet.restore(held, NAMES, SCHEMA, CATEGORICAL)
         except SnapshotRefused as error:
             raise CommandError(f"{error}; it was learned by another release of nudge") from error
         moment = max((snapshot.created_at for snapshot in held), default=0)

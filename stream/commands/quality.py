@@ -1,26 +1,26 @@
 """`nudge models show | report`: one snapshot's metrics by contestant, and how good each contestant is.
 
-Both are read from a signed snapshot alone. Metrics whose name begins with a contestant and a dot are that contestant's;
-the others are those of what was served, the predictions that were stored at exposure.
+Both are read from a signed snapshot alone: its metrics, or the learner in it. Metrics whose name begins with a
+contestant and a dot are that contestant's; the others are those of what was served, the predictions that were stored at
+exposure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from pathlib import Path
+
+import msgspec
 
 from models.lifecycle.snapshot import Snapshot
+from models.outcomes.learner import OutcomeLearner
+from models.outcomes.report import SERVED, OutcomeReport, report_learner
 from stream.commands import CommandError
 from stream.commands.connections import open_redis
 from stream.commands.kept import find_model, open_version, read_key
 from stream.commands.output import print_json, print_line, print_table, round_metric, write_time
+from stream.commands.report import print_report, write_page
 from stream.settings import Settings
-
-SERVED: Final = "served"
-"""Stands beside the contestants for the predictions that were stored at exposure."""
-QUALITIES: Final = ("rows", "log_loss", "relative_cross_entropy", "calibration_ratio", "ece", "roc_auc", "pr_auc")
-"""What a report says of each, whole run and window; see `models.outcomes.evaluation`."""
-WINDOW: Final = "window_"
 
 
 def divide_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -78,36 +78,33 @@ async def _read_one(settings: Settings, model: str, version: int | None) -> Snap
         return await open_version(redis, kept, kept.latest if version is None else version, key)
 
 
-def describe_quality(snapshot: Snapshot) -> dict[str, dict[str, dict[str, float]]]:
-    """How good each contestant, and what was served, is: by name, of the whole run (`run`) and of the newest labels.
+def read_report(snapshot: Snapshot) -> OutcomeReport:
+    """The report on the outcome that `snapshot` is of.
 
-    Raises `CommandError` for a model that is not judged by labels.
+    Raises `CommandError` for a model that is not judged by labels, and for one of another release.
     """
     if snapshot.kind != "outcome":
         raise CommandError(f"{snapshot.model} has no labels to be judged by; give an outcome")
-    divided = divide_metrics(snapshot.metrics)
-    return {
-        name: {
-            "run": {each: metrics[each] for each in QUALITIES if each in metrics},
-            "window": {each: metrics[WINDOW + each] for each in QUALITIES if WINDOW + each in metrics},
-        }
-        for name, metrics in divided.items()
-    }
+    try:
+        return report_learner(OutcomeLearner.from_bytes(snapshot.learning))
+    except (msgspec.DecodeError, ValueError, KeyError) as error:
+        raise CommandError(
+            f"{snapshot.model} {snapshot.version} was written by another release of nudge; ask that one: {error}"
+        ) from error
 
 
-async def show_report(settings: Settings, model: str, *, as_json: bool = False) -> None:
-    """Print how good a model's contestants are. Raises as `show_version`, `describe_quality`."""
+async def show_report(settings: Settings, model: str, *, as_json: bool = False, page: Path | None = None) -> None:
+    """Print how good a model's contestants are, and write that as a page if asked.
+
+    Raises as `show_version` and `read_report`, and where the page can't be written.
+    """
     snapshot = await _read_one(settings, model, None)
-    quality = describe_quality(snapshot)
+    report = read_report(snapshot)
+    head = {"model": model, "version": snapshot.version, "events_up_to": write_time(snapshot.created_at)}
+    if page is not None:
+        write_page(page, f"{model} {snapshot.version}", head, [report])
     if as_json:
-        head = {"model": model, "version": snapshot.version, "champion": snapshot.champion}
-        print_json({**head, "quality": quality})
+        print_json({**head, **msgspec.to_builtins(report)})
         return
-    print_line(f"{model} {snapshot.version}, champion {snapshot.champion}")
-    rows = [(name, span, *map(round_metric, map(found.get, QUALITIES))) for span, name, found in _list_spans(quality)]
-    print_table(("who", "labels", *(name.replace("_", " ") for name in QUALITIES)), rows)
-
-
-def _list_spans(quality: Mapping[str, Mapping[str, dict[str, float]]]) -> list[tuple[str, str, dict[str, float]]]:
-    words = {"run": "all", "window": "newest"}
-    return [(words[span], name, found[span]) for span in words for name, found in quality.items()]
+    print_line(f"{model} {snapshot.version}, events up to {head['events_up_to']}")
+    print_report(report)

@@ -12,7 +12,7 @@ import pytest
 
 from models.lifecycle.learners import LearnerSet
 from models.lifecycle.registry import Champions
-from models.outcomes.features import NAMES, SCHEMA
+from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from models.outcomes.learner import OutcomeLearner
 from models.outcomes.rehearsal import Rehearsal, Rows, order
 from schemas.example import Example, Interaction
@@ -92,7 +92,7 @@ def run_by_hand(
         for number in range(partitions)
     ]
     offsets = [0] * partitions
-    learners, champions = LearnerSet(NAMES, SCHEMA), Champions(SCHEMA)
+    learners, champions = LearnerSet(NAMES, SCHEMA, CATEGORICAL), Champions(SCHEMA)
     entries: list[Entry] = []
     learned, due, newest = 0, every, 0
     for some in chunks(lines):
