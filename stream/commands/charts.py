@@ -5,16 +5,21 @@ A report comes in and text leaves that can stand in a page as it is. Nothing in 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree
 from zlib import crc32
 
 import pygal
+from pygal import PluginImportFixer
 from pygal.style import Style
 
 from models.outcomes.curve import Point
 from models.outcomes.report import Judgement, OutcomeReport
+
+# It looks for maps to be plugged in, of which there are none here, at every later import, in a way that Python warns of.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, PluginImportFixer)]
 
 WIDTH: Final = 560
 HEIGHT: Final = 380

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ import pytest
 from models.outcomes.contest import Contest, Contestant
 from models.outcomes.curve import BLOCKS, FIRST
 from models.outcomes.evaluation import Evaluation, EvaluationState, log_loss
-from models.outcomes.learner import ENTRIES, OutcomeLearner
+from models.outcomes.learner import OutcomeLearner
 from models.outcomes.policies import Wait
 from models.outcomes.regression import Regression
 from models.outcomes.report import OutcomeReport, report_contest, report_learner
@@ -53,7 +54,7 @@ def judged(rows: int, seed: int = 3) -> tuple[Evaluation, list[tuple[float, int]
 def test_a_report_holds_what_the_evaluations_say(learner: OutcomeLearner, report: OutcomeReport) -> None:
     assert (report.outcome, report.champion, report.cold) == ("buy", learner.champion, False)
     assert report.rows == learner.rows
-    assert [each.name for each in report.judged] == ["served", *ENTRIES]
+    assert [each.name for each in report.judged] == ["served", *learner.championship.names]
     assert {each.name: each.metrics for each in report.contestants} == learner.contest.metrics()
     served = report.served
     assert served.metrics == learner.served.metrics()
@@ -152,7 +153,7 @@ def test_a_chart_is_a_picture_and_the_same_each_time(report: OutcomeReport) -> N
         root = ElementTree.fromstring(picture)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         texts = {node.text for node in root.iter()}
-        assert {"served", *ENTRIES} <= texts
+        assert {each.name for each in report.judged} <= texts
         assert "script" not in picture
 
 
@@ -180,3 +181,8 @@ def test_the_page_is_whole_and_fetches_nothing(report: OutcomeReport, tmp_path: 
 def test_a_page_that_can_not_be_written_is_told(report: OutcomeReport, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="name a file that can be written"):
         write_page(tmp_path / "none" / "page.html", "t", {}, [report])
+
+
+def test_what_draws_leaves_no_finder_behind() -> None:
+    """Would have caught: a warning, and so an error here, at every import that comes later."""
+    assert not [finder for finder in sys.meta_path if not hasattr(finder, "find_spec")]
