@@ -18,7 +18,7 @@ from pygal.style import Style
 from models.outcomes.curve import Point
 from models.outcomes.report import Judgement, OutcomeReport
 
-# It looks for maps to be plugged in, of which there are none here, at every later import, in a way that Python warns of.
+# It looks for maps to be plugged in, of which there are none here, at every later import, and Python warns of how.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, PluginImportFixer)]
 
 WIDTH: Final = 560
