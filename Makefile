@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint bench bench-learning soak takeover faults clean train-sentiment train-student bench-sentiment
+.PHONY: help demo test lint bench bench-learning soak effect takeover faults clean train-sentiment train-student bench-sentiment
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ bench-learning: $(VENV)/dev ## log-loss and calibration on real tables and late 
 
 soak: $(VENV)/dev ## an hour at half load: does memory stay flat, and what is in Redis; ARGS="--minutes 10"
 	@$(RUN)python -m tests.benchmarks.soak $(ARGS)
+
+effect: $(VENV)/dev ## how long a label takes until every worker scores with it; needs KAFKA_HOME, or ARGS="--broker embedded"
+	@$(RUN)python -m tests.benchmarks.effect $(ARGS)
 
 takeover: $(VENV)/dev ## how long partitions stand still when a worker is killed; needs KAFKA_HOME, or ARGS="--broker embedded"
 	@$(RUN)python -m tests.benchmarks.takeover $(ARGS)

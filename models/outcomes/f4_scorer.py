@@ -45,7 +45,10 @@ class F4Scorer:
         weights = np.frombuffer(scoring.weights, "<f8").reshape(len(slots), len(scoring.rates))
         self._ftrl = Ftrl.frozen(scoring.rates, self._bins.size, scoring.bias, slots, weights)
         self._stack = Stack.restore(scoring.stack)
-        self._owners = self._bins.owners()
+        owners = self._bins.owners()
+        self._column = np.array([column for each in owners for column in each])
+        self._slot = np.array([slot for slot, each in enumerate(owners) for _ in each])
+        self._part = np.array([1.0 / len(each) for each in owners for _ in each])
 
     @property
     def outcome(self) -> str:
@@ -85,13 +88,9 @@ class F4Scorer:
         two features.
         """
         slots, values = self._bins.encode(np.asarray(row, np.float64))
-        shares = self._ftrl.shares(slots, values)
-        blend = self._stack.blend()[: len(self.scoring.rates)].tolist()
-        moved = [0.0] * self.columns
-        for owners, by_rate in zip(self._owners, shares.tolist(), strict=True):
-            share = sum(part * each for part, each in zip(blend, by_rate, strict=True))
-            for column in owners:
-                moved[column] += share / len(owners)
+        blend = self._stack.blend()[: len(self.scoring.rates)]
+        shares = np.add.reduce(self._ftrl.shares(slots, values) * blend, axis=1)
+        moved = np.bincount(self._column, shares[self._slot] * self._part, self.columns).tolist()
         strongest = heapq.nsmallest(k, range(self.columns), key=lambda column: -abs(moved[column]))
         names = self.scoring.names
         return tuple(Contribution(name=names[j], value=float(row[j]), contribution=moved[j]) for j in strongest)
