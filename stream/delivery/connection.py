@@ -9,7 +9,7 @@ from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
-from aiokafka.errors import GroupLoadInProgressError, KafkaConnectionError, KafkaError
+from aiokafka.errors import GroupLoadInProgressError, KafkaConnectionError, KafkaError, UnknownError
 from aiokafka.helpers import create_ssl_context
 
 from stream.settings import BadSettings, Settings
@@ -17,6 +17,8 @@ from stream.settings import BadSettings, Settings
 REQUEST_TIMEOUT = 10_000
 """Milliseconds."""
 REJOIN_SECONDS = 0.1
+LOADING, UNKNOWN = repr(GroupLoadInProgressError()), repr(UnknownError())
+"""How the client spells errors that it did not expect of a group's leader."""
 
 
 def _name_reset(send: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,27 +39,30 @@ def _name_reset(send: Callable[..., Any]) -> Callable[..., Any]:
     return send_or_break
 
 
-def _try_again(sync: Callable[..., Any]) -> Callable[..., Any]:
+def _try_again(join: Callable[..., Any]) -> Callable[..., Any]:
     """Have a member join once more when its group's leader is still reading what it must know, as after a restart.
 
-    At the first half of a join the client does so. At the second it takes the same answer for an error that somebody
-    must hear of before it goes on, and ends Faust's consumer with it.
+    Or when another came by its name meanwhile, for which the client has no class and says that the error is unknown;
+    and then as somebody new. It takes either for an error that somebody must hear of before it goes on, and Faust's
+    consumer ends with it.
     """
 
-    @wraps(sync)
-    async def sync_or_rejoin(rebalance: Any, request: Any) -> Any:
+    @wraps(join)
+    async def join_or_try_again(rebalance: Any) -> Any:
         try:
-            return await sync(rebalance, request)
+            return await join(rebalance)
         except KafkaError as error:
-            if error.args != (repr(GroupLoadInProgressError()),):
+            if error.args not in ((LOADING,), (UNKNOWN,)):
                 raise
+            if error.args == (UNKNOWN,):
+                rebalance._coordinator.reset_generation()
             await asyncio.sleep(REJOIN_SECONDS)
             return None
 
-    return sync_or_rejoin
+    return join_or_try_again
 
 
-CoordinatorGroupRebalance._send_sync_group_request = _try_again(CoordinatorGroupRebalance._send_sync_group_request)
+CoordinatorGroupRebalance.perform_group_join = _try_again(CoordinatorGroupRebalance.perform_group_join)
 AIOKafkaConnection.send = _name_reset(AIOKafkaConnection.send)
 AIOKafkaConnection._send_sasl_token = _name_reset(AIOKafkaConnection._send_sasl_token)
 

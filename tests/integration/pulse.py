@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from redis.asyncio import Redis
 
 from stream.state.keys import name_key, tag_events
+from tests.integration.workers import end_task
 
 LOOK_SECONDS = 0.01
 
@@ -78,6 +79,4 @@ async def feel_pulse(redis: Redis, partitions: int) -> AsyncIterator[Pulse]:
     try:
         yield pulse
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end_task(task)

@@ -28,13 +28,14 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import GroupLoadInProgressError, UnknownError
-from aiokafka.protocol.group import SyncGroupRequest
+from aiokafka.errors import GroupLoadInProgressError
+from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from models.sentiment import cascade
 from models.sentiment.transformer import Sentiment
 from stream import app, process
 from stream.agents import score
+from stream.broker.membership import FENCED_INSTANCE
 from stream.delivery import outbox
 from stream.delivery.outbox import Drain
 from stream.delivery.session import Offer
@@ -140,15 +141,17 @@ def die_at_third(function: Callable[..., Awaitable[Any]], *, after: bool = False
     return die
 
 
-def refuse_part(send: Callable[..., Awaitable[Any]], error: int, which: int) -> Callable[..., Awaitable[Any]]:
-    """`send`, which answers with an error when a member asks for its part that time."""
+def refuse(
+    send: Callable[..., Awaitable[Any]], kind: type[Any], error: int, which: int
+) -> Callable[..., Awaitable[Any]]:
+    """`send`, which answers with an error when a member asks in this way for the time `which`."""
     asked: Counter[Any] = Counter()
 
     async def send_or_fail(coordinator: Any, request: Any) -> Any:
         answer = await send(coordinator, request)
-        if isinstance(request, SyncGroupRequest):
+        if isinstance(request, kind):
             asked[coordinator] += 1
-            if asked[coordinator] == which and (which == 1 or not coordinator.group_id.endswith("-host")):
+            if asked[coordinator] == which:
                 return SimpleNamespace(error_code=error)
         return answer
 
@@ -182,9 +185,12 @@ if __name__ == "__main__":
     if "unloaded" in sys.argv:
         cascade.Transformer.load = load_for_ever  # type: ignore[method-assign]
     if "loading" in sys.argv:
-        GroupCoordinator._send_req = refuse_part(GroupCoordinator._send_req, GroupLoadInProgressError.errno, 1)
-    if "confused" in sys.argv:
-        GroupCoordinator._send_req = refuse_part(GroupCoordinator._send_req, UnknownError.errno, 2)
+        loading = GroupLoadInProgressError.errno
+        GroupCoordinator._send_req = refuse(GroupCoordinator._send_req, SyncGroupRequest, loading, 1)
+    if "replaced" in sys.argv:
+        GroupCoordinator._send_req = refuse(GroupCoordinator._send_req, SyncGroupRequest, FENCED_INSTANCE, 2)
+    if "outrun" in sys.argv:
+        GroupCoordinator._send_req = refuse(GroupCoordinator._send_req, JoinGroupRequest, FENCED_INSTANCE, 2)
     if "ahead" in sys.argv:
         score.read_clock = read_clock_ahead(score.read_clock)  # type: ignore[assignment]
         outbox.read_clock = read_clock_ahead(outbox.read_clock)  # type: ignore[assignment]

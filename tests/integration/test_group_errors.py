@@ -19,12 +19,12 @@ RECORDS = 500
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.mark.parametrize("wrong", ["loading", "confused"])
+@pytest.mark.parametrize("wrong", ["loading", "replaced", "outrun"])
 async def test_a_member_whose_part_is_refused_joins_again(
     wrong: str, servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Would have caught: a broker that was restarted, and was still loading the groups, and members that waited for
-    somebody to hear of that, who was not there, for ever."""
+    somebody to hear of that, who was not there, for ever; and a process that another of its name had end."""
     job = Job(servers, redis, topic_prefix, tmp_path, eager(clock="event"))
     await job.create_topics()
     try:

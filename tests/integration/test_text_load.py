@@ -153,13 +153,16 @@ async def test_under_load_the_level_falls_and_every_text_says_where_it_was_score
     servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
 ) -> None:
     texts = 1_000
-    job = prepare(servers, redis, topic_prefix, tmp_path, Sentiment(deadline=50), batch={"max_records": 10})
+    job = prepare(servers, redis, topic_prefix, tmp_path, Sentiment(deadline=20), batch={"max_records": 10})
     await job.create_topics()
     try:
         worker = job.start_worker()
         await worker.wait_ready()
         await wait_loaded(worker)
-        await send_texts(job, [(f"{n}: {TEXT}", "en") for n in range(texts)])
+        log = [(f"{n}: {TEXT}", "en") for n in range(texts)]
+        await send_texts(job, log[:1])
+        await job.wait_until(1)
+        await send_texts(job, log[1:], "other")
         await job.wait_until(texts)
 
         sources = await read_sources(worker, texts)
