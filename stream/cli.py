@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -151,18 +150,39 @@ def load(**overrides: Any) -> Settings:
 @app.command()
 def worker(
     http_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of /metrics and /health.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, max=256, help="Processes to run, one a core.")] = None,
 ) -> None:
     """Run a worker against the configured Kafka and Redis."""
-    from stream.commands.connections import name_outages
     from stream.settings import load_worker_settings
 
-    overrides: Mapping[str, Any] = {} if http_port is None else {"http": {"port": http_port}}
-    settings = load_worker_settings(**overrides)
+    given = {"http": {"port": http_port} if http_port is not None else None, "processes": processes}
+    settings = load_worker_settings(**{name: value for name, value in given.items() if value is not None})
+    if settings.processes == 1:
+        work(settings)
+        return
+    from stream.crew import run_crew
+
+    raise typer.Exit(run_crew(work_and_tell, settings))
+
+
+def work(settings: Settings) -> None:
+    """Run one worker process; returns when it was told to stop and has finished."""
+    from stream.commands.connections import name_outages
+
     # The host takes a second to import: settings that are wrong are told before.
     from stream.process import run_worker
 
     with name_outages(settings):
         run_worker(settings)
+
+
+def work_and_tell(settings: Settings) -> int:
+    """Run one worker process of several; returns its exit code, what went wrong being told."""
+    try:
+        work(settings)
+    except Exception as error:
+        return tell(error)
+    return 0
 
 
 @app.command()

@@ -38,6 +38,9 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _check_names("outcome", [outcome.name for outcome in settings.outcomes])
     yield from _check_names("rule", [rule.name for rule in settings.rules])
     yield from _check_rules(settings)
+    if settings.http.port and settings.http.port + settings.processes > 65_536:
+        text = f"{settings.processes} processes need as many ports from {settings.http.port} on"
+        yield Conflict((("http", "port"), ("processes",)), text)
 
 
 def find_missing(settings: Settings) -> Iterator[Conflict]:

@@ -279,6 +279,13 @@ class Settings(BaseSettings):
     )
     outcomes: tuple[Outcome, ...] = (Outcome(),)
     rules: tuple[AnyRule, ...] = Field(DEFAULT_RULES, max_length=200)
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="that `nudge worker` runs, one a core and no more than partitions; each has a page of its own, on "
+        "http.port and the ports after it",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the log, on stderr")
 
     @model_validator(mode="wrap")

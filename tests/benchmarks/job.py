@@ -124,12 +124,16 @@ def time_process(
 
 
 def read_cpu(pid: int) -> float:
-    """User and system CPU seconds of a process with all its threads, from /proc; 0 where there is none."""
+    """User and system CPU seconds of a process and of its children, with all threads, from /proc; 0 without one."""
+    ticks = 0
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *children):
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def describe_pace(start: Mark, end: Mark, name: str = "events_per_second") -> dict[str, float]:

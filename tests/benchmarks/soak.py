@@ -129,7 +129,7 @@ def judge(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def measure(servers: Servers, guard: Guard, options: argparse.Namespace) -> dict[str, Any]:
     """The burst, the soak and, at its end, what Redis holds."""
-    overrides = choose_overrides(servers)
+    overrides = choose_overrides(servers, 1)
     settings, folder = build_settings(overrides), guard.make_folder()
     redis: Redis = Redis.from_url(servers.redis_url, decode_responses=True)
     asyncio.run(fill_topic(settings, build_log(BURST, int(time.time() * 1_000))))

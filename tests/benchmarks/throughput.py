@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
     people: int
     rounds: int
     jobs: tuple[str, ...]
+    processes: int
     profile: Path | None
 
 
@@ -76,7 +78,7 @@ class Round:
     def __init__(self, plan: Plan, servers: Servers, guard: Guard) -> None:
         self.plan, self.guard = plan, guard
         self.folder = guard.make_folder()
-        self.overrides = choose_overrides(servers)
+        self.overrides = choose_overrides(servers, plan.processes)
         self.settings = build_settings(self.overrides)
         self.env = write_environment(self.overrides, self.settings)
         self.redis = Redis.from_url(servers.redis_url, decode_responses=True)
@@ -137,7 +139,7 @@ def read_faust(redis: Redis) -> tuple[float, int]:
     return float(at), int(done)
 
 
-def choose_overrides(servers: Servers) -> dict[str, Any]:
+def choose_overrides(servers: Servers, processes: int) -> dict[str, Any]:
     """Settings of one round: fresh topics and groups; consent is optional, so that the log needs no requests."""
     name = f"bench-{secrets.token_hex(4)}"
     topics = ("events", "privacy", "items", "recommendations", "examples", "dead_letters")
@@ -150,9 +152,23 @@ def choose_overrides(servers: Servers) -> dict[str, Any]:
         "consent": {"mode": "optional"},
         # So short that most windows close within the log, and that models are warm when the clock starts.
         "outcomes": [{"window": "5m"}],
-        "http": {"host": "127.0.0.1", "port": free_port()},
+        "http": {"host": "127.0.0.1", "port": find_ports(processes)},
+        "processes": processes,
         "log_level": "WARNING",
     }
+
+
+def find_ports(number: int) -> int:
+    """The first of so many free loopback ports in a row."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first + 1, first + number):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
 
 
 async def fill_topic(settings: Settings, log: Sequence[Record]) -> None:
@@ -193,14 +209,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--broker", choices=("embedded", "kafka", "both"), default="both")
     parser.add_argument("--jobs", default=",".join(JOBS), help="some of nudge,exactly_once,floor,faust")
+    parser.add_argument("--processes", type=int, default=2, help="of nudge's worker (default: 2)")
     parser.add_argument("--profile", type=Path, help="run the worker under cProfile, which slows it, and write FILE")
     parser.add_argument("--json", action="store_true", help="the JSON line alone on standard output")
     options = parser.parse_args(arguments)
     options.jobs = tuple(job for job in ("nudge", EXACTLY_ONCE, *JOBS[1:]) if job in options.jobs.split(","))
     if EXACTLY_ONCE in options.jobs and options.broker != "kafka":
         parser.error("the job exactly_once needs --broker kafka: the embedded one has no transactions")
-    if options.events < 100 or options.rounds < 1 or not options.jobs:
-        parser.error("at least 100 events, one round and one job")
+    if options.events < 100 or options.rounds < 1 or options.processes < 1 or not options.jobs:
+        parser.error("at least 100 events, one round, one process and one job")
     return options
 
 
@@ -208,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit status."""
     options = parse(arguments)
     faust_events = min(options.faust_events or options.events // 5, options.events)
-    plan = Plan(options.events, faust_events, options.people, options.rounds, options.jobs, options.profile)
+    rounds, processes = options.rounds, options.processes
+    plan = Plan(options.events, faust_events, options.people, rounds, options.jobs, processes, options.profile)
     machine = describe_machine()
     try:
         results = [run_broker(broker, plan) for broker in list_brokers(options.broker)]

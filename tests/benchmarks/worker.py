@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tags = [tag_events(number) for number in range(settings.topics.partitions)]
-        self.url = f"http://127.0.0.1:{settings.http.port}/metrics"
+        ports = range(settings.http.port, settings.http.port + settings.processes)
+        self.urls = [f"http://127.0.0.1:{port}/metrics" for port in ports]
 
     def progress(self, redis: Redis) -> tuple[float, int]:
         """Events done with, as the commits counted them."""
@@ -59,10 +61,12 @@ class Worker:
         return int(redis.hget(name_key("fence", tag_source("examples", 0)), "next") or 0)
 
     def read_metrics(self, redis: Redis) -> Samples:
-        """The metrics page as it is now, and the CPU seconds that Redis itself has used."""
-        with urllib.request.urlopen(self.url, timeout=10.0) as page:
-            text = page.read().decode()
-        samples = {(name, label): float(value) for name, label, value in _SAMPLE.findall(text)}
+        """The metrics of all processes as they are now, summed, and the CPU seconds that Redis itself has used."""
+        samples: Samples = defaultdict(float)
+        for url in self.urls:
+            with urllib.request.urlopen(url, timeout=10.0) as page:
+                for name, label, value in _SAMPLE.findall(page.read().decode()):
+                    samples[name, label] += float(value)
         used: Any = redis.info("cpu")
         samples[REDIS_CPU] = used["used_cpu_user"] + used["used_cpu_sys"]
         return samples
