@@ -70,8 +70,10 @@ class Bins:
         self._numeric = [j for j, edges in enumerate(layout.edges) if edges is not None]
         self._edges = [edges for edges in layout.edges if edges is not None]
         self._categorical = np.array([j for j, edges in enumerate(layout.edges) if edges is None], np.int64)
-        self._codes = _codes(self._numeric, self._edges)
-        self._flat = self._codes.reshape(-1, 2)
+        codes = _codes(self._numeric, self._edges)
+        self._flat = codes.reshape(-1, 2)
+        self._cuts = [np.array(edges, np.float64) for edges in self._edges]
+        self._sides = np.ascontiguousarray(codes.swapaxes(1, 2))
         self._offsets = np.arange(len(self._numeric)) * (FINE + 1)
         self._salts = _mix(np.arange(self.columns, dtype=np.uint64)[self._categorical] + np.uint64(1 << 20))
         pairs = list(combinations(layout.strongest, 2))
@@ -96,7 +98,8 @@ class Bins:
         ]
         coded = self._flat[self._offsets + tokens] if tokens else np.empty((0, 2), np.uint64)
         if len(self._categorical):
-            coded = np.concatenate([coded, self._categorical_codes(row[self._categorical])])[self._order]
+            codes = _code(row[self._categorical], self._salts)
+            coded = np.concatenate([coded, np.stack([codes, codes], axis=-1)])[self._order]
         slots, values = self._slots.copy(), self._values.copy()
         crossed = self.columns + len(self._left)
         slots[: self.columns] = coded[:, 0] >> _SHIFT
@@ -107,34 +110,30 @@ class Bins:
 
     def encode_batch(self, rows: Floats) -> tuple[Slots, Floats]:
         """Slots, shape (n, width), and what each counts, shape (n, width, 1), of `rows`, shape (n, columns)."""
-        coded = np.empty((len(rows), self.columns, 2), np.uint64)
-        for place, (j, edges) in enumerate(zip(self._numeric, self._edges, strict=True)):
-            column = rows[:, j]
-            tokens = np.searchsorted(np.array(edges, np.float64), column, side="right")
-            tokens[np.isnan(column)] = MISSING
-            coded[:, j] = self._codes[place][tokens]
-        if len(self._categorical):
-            coded[:, self._categorical] = self._categorical_codes(rows[:, self._categorical])
-        slots = np.broadcast_to(self._slots, (len(rows), self.width)).copy()
-        values = np.ones((len(rows), self.width, 1))
+        # A column of all rows after the other: what follows takes a slot of all of them after the other too.
+        columns = np.ascontiguousarray(rows.T)
+        fine, coarse = np.empty((2, self.columns, len(rows)), np.uint64)
+        for j, edges, (codes, crossing) in zip(self._numeric, self._cuts, self._sides, strict=True):
+            tokens = np.searchsorted(edges, columns[j], side="right")
+            tokens[np.isnan(columns[j])] = MISSING
+            codes.take(tokens, out=fine[j], mode="clip")
+            if j in self.layout.strongest:
+                crossing.take(tokens, out=coarse[j], mode="clip")
+        for j, salt in zip(self._categorical, self._salts, strict=True):
+            fine[j] = coarse[j] = _code(columns[j], salt)
+        slots = np.repeat(self._slots[:, None], len(rows), axis=1)
+        values = np.ones((self.width, len(rows)))
         crossed = self.columns + len(self._left)
-        slots[:, : self.columns] = coded[:, :, 0] >> _SHIFT
-        coarse = coded[:, :, 1]
-        slots[:, self.columns : crossed] = _mix(coarse[:, self._left] * _MULTIPLIER + coarse[:, self._right]) >> _SHIFT
-        values[:, crossed:-1, 0] = self._terms(rows[:, self._linear])
-        return slots, values
+        slots[: self.columns] = fine >> _SHIFT
+        slots[self.columns : crossed] = _mix(coarse[self._left] * _MULTIPLIER + coarse[self._right]) >> _SHIFT
+        values[crossed:-1] = self._terms(columns[self._linear].T).T
+        return slots.T, values.T[:, :, None]
 
     def owners(self) -> tuple[tuple[int, ...], ...]:
         """For each slot of a row the columns that it speaks of: none for the bias, two for a cross."""
         own = [(j,) for j in range(self.columns)]
         crosses = list(combinations(self.layout.strongest, 2))
         return (*own, *crosses, *((int(j),) for j in self._linear), ())
-
-    def _categorical_codes(self, values: Floats) -> Hashes:
-        # Adding zero turns -0.0 into 0.0; every NaN is made the same one.
-        clean = np.where(np.isnan(values), np.nan, values + 0.0)
-        codes = _mix(clean.view(np.uint64) ^ self._salts)
-        return np.stack([codes, codes], axis=-1)
 
     def _terms(self, values: Floats) -> Floats:
         terms: Floats = (values - self._means) * self._scales
@@ -189,6 +188,13 @@ def _codes(numeric: Sequence[int], edges: Sequence[Sequence[float]]) -> Hashes:
         for side, each in enumerate((tokens, coarse)):
             codes[place, :, side] = _mix(each.astype(np.uint64) + np.uint64(((2 * j + side) << 8) + (1 << 32)))
     return codes
+
+
+def _code(values: Floats, salts: Hashes) -> Hashes:
+    """Hash of each of some codes, by its column's salt."""
+    # Adding zero turns -0.0 into 0.0; every NaN is made the same one.
+    clean = np.where(np.isnan(values), np.nan, values + 0.0)
+    return _mix(clean.view(np.uint64) ^ salts)
 
 
 def _mix(codes: Hashes) -> Hashes:

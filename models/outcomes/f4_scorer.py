@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -15,6 +16,9 @@ from models.outcomes.bins import Bins, Floats, Layout
 from models.outcomes.ftrl import Ftrl
 from models.outcomes.stack import Stack, StackState
 from schemas.trigger import Contribution
+
+AT_ONCE: Final = 1_000
+"""Rows whose slots are in memory at a time: more of them leave the processor's caches."""
 
 
 class F4Scoring(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="f4"):
@@ -107,6 +111,9 @@ class F4Scorer:
 
 def score(bins: Bins, ftrl: Ftrl, stack: Stack, memory: tuple[float, ...], rows: Floats) -> Floats:
     """Probabilities, shape (n,), of `rows`, shape (n, columns), without a matrix product."""
+    if len(rows) > AT_ONCE:
+        parts = [rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)]
+        return np.concatenate([score(bins, ftrl, stack, memory, part) for part in parts])
     inputs = ftrl.logits_batch(*bins.encode_batch(np.asarray(rows, np.float64)))
     if memory:
         inputs = np.concatenate([inputs, np.tile(memory, (len(rows), 1))], axis=1)

@@ -15,6 +15,8 @@ import numpy as np
 from models.outcomes.bins import Floats, Slots
 
 BETA: Final = 1.0
+MANY: Final = 192
+"""Rows from which on more than a few operations of numpy pay."""
 BOUND: Final = 15.0
 """Log-odds are bounded here: beyond, no more is said, and exp() stays far from overflow."""
 
@@ -56,8 +58,20 @@ class Ftrl:
         return self._sum(self._weights.take(slots, axis=0) * values, 0)
 
     def logits_batch(self, slots: Slots, values: Floats) -> Floats:
-        """Log-odds, shape (n, rates), of slots, shape (n, m), and values, shape (n, m, 1)."""
-        return self._sum(self._weights.take(slots, axis=0) * values, 1)
+        """Log-odds, shape (n, rates), of slots, shape (n, m), and values, shape (n, m, 1): as one by one, to the bit.
+
+        Many rows are added up a slot after the other: what lies between two additions stays in near memory.
+        """
+        if len(slots) < MANY:
+            return self._sum(self._weights.take(slots, axis=0) * values, 1)
+        total: Floats = self._weights.take(slots[:, 0], axis=0)
+        total *= values[:, 0]
+        share = np.empty_like(total)
+        for place in range(1, slots.shape[1]):
+            self._weights.take(slots[:, place], axis=0, out=share, mode="clip")
+            share *= values[:, place]
+            total += share
+        return self._bound(total)
 
     def shares(self, slots: Slots, values: Floats) -> Floats:
         """What each slot of a row adds to the log-odds, shape (m, rates)."""
@@ -119,6 +133,9 @@ class Ftrl:
     def _sum(self, shares: Floats, axis: int) -> Floats:
         # Over an axis that is not the innermost numpy adds term after term, in order, whatever the other axes.
         total: Floats = np.add.reduce(shares, axis=axis)
+        return self._bound(total)
+
+    def _bound(self, total: Floats) -> Floats:
         total += self.bias
         return np.minimum(np.maximum(total, -BOUND, out=total), BOUND, out=total)
 

@@ -60,7 +60,7 @@ class Stack:
         heads = self._heads(inputs)
         # What is predicted is often learned next: a tuple can't have changed meanwhile.
         self._last = (inputs, heads) if isinstance(inputs, tuple) else None
-        return self._mix(heads)
+        return self._mix([heads])[0]
 
     def predict_batch(self, inputs: Floats) -> Floats:
         """Probabilities, shape (n,), of `inputs`, shape (n, inputs): the same bits as one by one."""
@@ -69,7 +69,7 @@ class Stack:
         for place in range(inputs.shape[1]):
             logits += inputs[:, place, None] * weights[place]
         logits += weights[-1]
-        return np.array([self._mix(row) for row in logits.tolist()], np.float64)
+        return np.array(self._mix(logits.tolist()), np.float64)
 
     def learn(self, inputs: Sequence[float], label: float, weight: float) -> None:
         """Take the label (0 or 1) of a row in, `weight` times."""
@@ -114,12 +114,17 @@ class Stack:
         listed: list[float] = logits.tolist()
         return listed
 
-    def _mix(self, logits: list[float]) -> float:
-        mixture = self.mixture
-        total = mixture[-1] * sigmoid(self.base)
-        for part, logit in zip(mixture, logits, strict=False):
-            total += part * sigmoid(logit)
-        return total
+    def _mix(self, rows: Sequence[Sequence[float]]) -> list[float]:
+        """The probability of each row of the heads' log-odds."""
+        *parts, rest = self.mixture
+        first = rest * sigmoid(self.base)
+        mixed = []
+        for row in rows:
+            total = first
+            for part, logit in zip(parts, row, strict=True):
+                total += part * sigmoid(logit)
+            mixed.append(total)
+        return mixed
 
     def _weigh(self, likelihoods: list[float], weight: float) -> None:
         logs = [
