@@ -23,6 +23,12 @@ _json = msgspec.json.Encoder()
 _names = msgspec.json.Decoder(tuple[str, ...])
 
 
+def _write_float(value: float) -> bytes | str:
+    """Seven times as fast as `repr`; but JSON has no infinity."""
+    text = _json.encode(value)
+    return text if text != b"null" else repr(value)
+
+
 _INTS: Final = ("first_seen", "last_seen", "conversion_version", "orders", "best_hour", "version")
 _FLOATS: Final = (
     "sentiment",
@@ -44,9 +50,9 @@ _LISTS: Final = ("top_categories", "last_items")
 _EMPTY: Final = {field.name: field.default for field in msgspec.structs.fields(Profile)}
 assert {*_INTS, *_FLOATS, *_TEXTS, *_LISTS} == set(_EMPTY)
 _WAYS: Final[dict[str, Callable[[Any], bytes | str]]] = {
-    **dict.fromkeys(_INTS + _FLOATS, repr),
+    **dict.fromkeys(_INTS + _LISTS, _json.encode),
+    **dict.fromkeys(_FLOATS, _write_float),
     **dict.fromkeys(_TEXTS, str),
-    **dict.fromkeys(_LISTS, _json.encode),
 }
 _WRITERS: Final = [(name.encode(), _EMPTY[name], _WAYS[name]) for name in _EMPTY]
 """Key, empty value and how it is written, for every readable field in its order: a person's first ones."""
