@@ -203,8 +203,8 @@ def list_brokers(asked: str) -> list[Broker]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(prog="throughput", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--events", type=int, default=200_000, help="events that nudge and the floor work on")
-    parser.add_argument("--faust-events", type=int, help="how many of them Faust does (default: a fifth)")
+    parser.add_argument("--events", type=int, default=400_000, help="events that nudge and the floor work on")
+    parser.add_argument("--faust-events", type=int, help="how many of them Faust does (default: a tenth)")
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--broker", choices=("embedded", "kafka", "both"), default="both")
@@ -224,7 +224,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit status."""
     options = parse(arguments)
-    faust_events = min(options.faust_events or options.events // 5, options.events)
+    faust_events = min(options.faust_events or options.events // 10, options.events)
     rounds, processes = options.rounds, options.processes
     plan = Plan(options.events, faust_events, options.people, rounds, options.jobs, processes, options.profile)
     machine = describe_machine()
