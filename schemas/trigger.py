@@ -32,7 +32,8 @@ class RecommendationTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     """A decision about one person, with all that explains it. Times are epoch milliseconds.
 
     `scores` names each outcome's probability that the rule looked at, `model_versions` the snapshot behind each score
-    and behind `items`, `top_features` the strongest contributions to the score.
+    and behind `items`, `top_features` the strongest contributions to the score. `expected_value` is that score times
+    what the outcome is worth, in its currency, where that is set.
     """
 
     trigger_id: str
@@ -49,6 +50,7 @@ class RecommendationTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     propensity: float | None = None
     send_at: int | None = None
     scores: dict[str, float] = {}
+    expected_value: float | None = None
     model_versions: dict[str, int] = {}
     top_features: tuple[Contribution, ...] = ()
     version: int = SCHEMA_VERSION

@@ -38,6 +38,7 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _check_names("outcome", [outcome.name for outcome in settings.outcomes])
     yield from _check_names("rule", [rule.name for rule in settings.rules])
     yield from _check_rules(settings)
+    yield from _check_outcomes(settings)
     if settings.http.port and settings.http.port + settings.processes > 65_536:
         text = f"{settings.processes} processes need as many ports from {settings.http.port} on"
         yield Conflict((("http", "port"), ("processes",)), text)
@@ -106,6 +107,16 @@ def _check_names(kind: str, names: list[str]) -> Iterator[Conflict]:
         if name in names[:position]:
             first = (f"{kind}s", names.index(name), "name")
             yield Conflict(((f"{kind}s", position, "name"), first), f"{kind} {name!r} is there twice")
+
+
+def _check_outcomes(settings: Settings) -> Iterator[Conflict]:
+    for position, outcome in enumerate(settings.outcomes):
+        if outcome.after >= outcome.window:
+            yield Conflict(
+                (("outcomes", position, "after"), ("outcomes", position, "window")),
+                f"nothing can fulfil outcome {outcome.name!r}: what comes within {spell_duration(outcome.after)} does "
+                f"not count, and the window is {spell_duration(outcome.window)}",
+            )
 
 
 def _check_rules(settings: Settings) -> Iterator[Conflict]:

@@ -92,7 +92,7 @@ def run_worker(settings: Settings) -> None:
     # C code that fails ends the process without a word otherwise.
     faulthandler.enable()
     # Nearly all that a batch makes is free of cycles; what is loaded by now stays for ever.
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(200_000, 20, 50)
     gc.collect()
     gc.freeze()
     uvloop.run(serve(settings))

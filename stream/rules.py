@@ -19,15 +19,36 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Shared = Literal["campaign", "item", "trigger"]
+
+
 class Outcome(Section):
     """One yes/no outcome that is learned: which roles open a window, which fulfil it, how long it is."""
 
     name: str = Field("conversion", pattern=r"^[a-z][a-z0-9_]{0,63}$", description="of the model too")
     opened_by: tuple[Role, ...] = Field(("exposure", "conversion"), description="roles that open a window")
-    fulfilled_by: tuple[Role, ...] = Field(
-        ("conversion",), description="roles that fulfil it, in another session and, after an exposure, of its campaign"
-    )
+    fulfilled_by: tuple[Role, ...] = Field(("conversion",), description="roles that fulfil it")
     window: Duration = Field(parse_duration("30d"), ge=1_000, description="how long a fulfilment counts")
+    after: Duration = Field(0, description="how long after what opened a window a fulfilment begins to count")
+    same: tuple[Shared, ...] = Field(
+        ("campaign",),
+        description="what a fulfilment must share with what opened the window, where that has it: campaign (of an "
+        "exposure), item, trigger",
+    )
+    other_session: bool = Field(True, description="whether a fulfilment must be of another session")
+    once_per: Literal["event", "session", "item", "day", "window"] = Field(
+        "session",
+        description="what opens one window, whatever follows while it is open: each event; a session and campaign; an "
+        "item and campaign; a day (UTC); or one window at a time",
+    )
+    inverted: bool = Field(
+        False,
+        description="tell the probability that no fulfilment comes, as of churn; models and their reports speak of the "
+        "fulfilment all the same",
+    )
+    value: float | None = Field(
+        None, gt=0.0, description="worth of what is reported, in your currency: triggers tell the expected value"
+    )
     max_open: int = Field(16, ge=1, le=256, description="windows that one person may have open")
 
 

@@ -8,6 +8,7 @@ removes it, and its closing is the firing.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from typing import Literal
 
 import msgspec
@@ -18,8 +19,8 @@ from schemas.event import Event
 class Window(msgspec.Struct, array_like=True, gc=False):
     """An open window of one person. Times are epoch milliseconds of event time; `id` is 16 hex digits.
 
-    `session` and `campaign_id` tell apart what fulfils it: an event of another session and, for a campaign's exposure,
-    of the same campaign. `prediction` and `model_version` are absent while no model was there.
+    `session`, `campaign_id` (of an exposure), `item_id` and `trigger_id` (where the outcome looks at them) tell apart
+    what fulfils it. `prediction` and `model_version` are absent while no model was there.
     """
 
     id: str
@@ -36,6 +37,8 @@ class Window(msgspec.Struct, array_like=True, gc=False):
     prediction: float | None = None
     model_version: int | None = None
     fulfilled: bool = False
+    item_id: str | None = None
+    trigger_id: str | None = None
 
 
 def name_window(user_id: str, event_id: str, name: str) -> str:
@@ -48,11 +51,17 @@ def name_window(user_id: str, event_id: str, name: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def fulfils(window: Window, event: Event, session: int) -> bool:
-    """Tell whether a fulfilling event falls into `window`: later, in time, of another session, of its campaign."""
+def fulfils(window: Window, event: Event, session: int, same: Container[str] = ("campaign",), after: int = 0) -> bool:
+    """Tell whether a fulfilling event falls into `window`: in time, of another session, of the same campaign and so on.
+
+    It must come at least `after` milliseconds after what opened the window. `session` is 0 where it may be any; `same`
+    names what must be the same, where what opened the window has it: campaign, item, trigger.
+    """
     return (
-        window.opened_at <= event.ts <= window.deadline
+        window.opened_at + after <= event.ts <= window.deadline
         and event.event_id != window.event_id
         and (not session or session != window.session)
-        and (window.campaign_id is None or window.campaign_id == event.campaign_id)
+        and (window.campaign_id is None or window.campaign_id == event.campaign_id or "campaign" not in same)
+        and (window.item_id is None or window.item_id == event.item_id or "item" not in same)
+        and (window.trigger_id is None or window.trigger_id == event.trigger_id or "trigger" not in same)
     )

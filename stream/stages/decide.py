@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from models.lifecycle.registry import Lineup
 from models.outcomes.features import SCHEMA
@@ -21,7 +22,7 @@ from schemas.event import Event, Role
 from schemas.example import Example, Interaction, Stage
 from schemas.reasons import Rejected
 from schemas.trigger import RecommendationTrigger, RecommendedItem
-from stream.settings import AbandonedRule, Rule, ScoreRule, Settings
+from stream.settings import AbandonedRule, Outcome, Rule, ScoreRule, Settings
 from stream.stages.batch import Batch, Closing, Entry, Item, Moment, Position, Record, Target
 from stream.stages.letters import write_headers
 
@@ -45,7 +46,7 @@ class Decide:
     def __init__(self, settings: Settings) -> None:
         self.score_rules = [rule for rule in settings.rules if isinstance(rule, ScoreRule)]
         self.abandoned = {rule.name: rule for rule in settings.rules if isinstance(rule, AbandonedRule)}
-        self.windows = {outcome.name: outcome.window for outcome in settings.outcomes}
+        self.outcomes = {outcome.name: outcome for outcome in settings.outcomes}
         self.interesting: frozenset[Role] = frozenset(settings.recommend.roles)
 
     def __call__(self, batch: Batch, models: Lineup) -> None:
@@ -128,7 +129,10 @@ class Decide:
         self, rule: ScoreRule, probability: float, item: Item, event: Event, moment: Moment, models: Lineup
     ) -> RecommendationTrigger:
         scorer, version = models.outcomes[rule.outcome]
-        window = describe_span(self.windows[rule.outcome])
+        outcome = self.outcomes[rule.outcome]
+        contributions = scorer.contributions(item.row or (), TOP_FEATURES)
+        if outcome.inverted:
+            contributions = tuple([replace(each, contribution=-each.contribution) for each in contributions])
         items, versions = _recommend(moment, rule, models)
         return RecommendationTrigger(
             trigger_id=name_trigger(event.user_id, event.event_id, rule.name),
@@ -137,11 +141,12 @@ class Decide:
             event_id=event.event_id,
             decided_at=item.clock,
             expires_at=item.clock + rule.valid_for,
-            reason=f"{probability:.0%} likely to convert within {window} of this {item.role}",
+            reason=f"{probability:.0%} likely{describe_outcome(outcome)} of this {item.role}",
             channel=rule.channel,
             campaign_id=event.campaign_id,
             scores={rule.outcome: probability},
-            top_features=scorer.contributions(item.row or (), TOP_FEATURES),
+            expected_value=probability * outcome.value if outcome.value is not None else None,
+            top_features=contributions,
             items=items,
             model_versions={rule.outcome: version, **versions},
         )
@@ -231,6 +236,22 @@ class Writer:
         self.write("dead_letters", record.key or b"", record.value or b"", headers)
         self.batch.counts["dead_letters"] += 1
         self.batch.counts["dead_letters:" + rejection.reason] += 1
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """What is likely, in words that follow on "likely".
+
+    >>> describe_outcome(Outcome(window=86_400_000))
+    ' to convert within 1 day'
+    >>> describe_outcome(Outcome(window=86_400_000, fulfilled_by=("view", "click"), inverted=True))
+    ': no view or click within 1 day'
+    """
+    roles = " or ".join(outcome.fulfilled_by)
+    if outcome.inverted:
+        what = f": no {roles}"
+    else:
+        what = " to convert" if outcome.fulfilled_by == ("conversion",) else f": {roles}"
+    return f"{what} within {describe_span(outcome.window)}"
 
 
 def describe_span(milliseconds: int) -> str:

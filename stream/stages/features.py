@@ -13,7 +13,7 @@ import struct
 from collections import defaultdict
 from typing import Final
 
-from models.outcomes.features import FEATURES, freeze
+from models.outcomes.features import DAY, FEATURES, freeze
 from models.outcomes.windows import Window, fulfils, name_window
 from models.person import Person, advance, hash_session
 from schemas.event import Event, Role
@@ -37,18 +37,19 @@ class Features:
         self.bound = settings.batch.closings_per_event
         self.opening: dict[Role, list[Outcome]] = defaultdict(list)
         self.arming: dict[Role, list[AbandonedRule]] = defaultdict(list)
-        self.ending: dict[Role, set[tuple[str, str]]] = defaultdict(set)
+        self.ending: dict[Role, dict[tuple[str, str], Outcome | None]] = defaultdict(dict)
+        """What ends windows of a kind and name: the outcome that they are of, None for a rule."""
         for outcome in settings.outcomes:
             for role in outcome.opened_by:
                 self.opening[role].append(outcome)
             for role in outcome.fulfilled_by:
-                self.ending[role].add(("outcome", outcome.name))
+                self.ending[role]["outcome", outcome.name] = outcome
         for rule in settings.rules:
             if isinstance(rule, AbandonedRule):
                 for role in rule.opened_by:
                     self.arming[role].append(rule)
                 for role in rule.cancelled_by:
-                    self.ending[role].add(("rule", rule.name))
+                    self.ending[role]["rule", rule.name] = None
         self.frozen = frozenset((*settings.score_on, *self.opening))
 
     def __call__(self, batch: Batch) -> None:
@@ -118,12 +119,15 @@ class Features:
         for window in sorted(dossier.windows.values(), key=lambda known: (known.deadline, known.id)):
             if (window.kind, window.name) not in ending:
                 continue
-            if window.kind == "rule":
+            outcome = ending[window.kind, window.name]
+            if outcome is None:
                 if event.ts >= window.opened_at:
                     del dossier.windows[window.id]
                     _drop(batch, window)
-            elif not window.fulfilled and fulfils(window, event, session):
-                item.fulfilled = (*item.fulfilled, _fulfil(batch, window))
+            elif not window.fulfilled:
+                other = session if outcome.other_session else 0
+                if fulfils(window, event, other, outcome.same, outcome.after):
+                    item.fulfilled = (*item.fulfilled, _fulfil(batch, window))
 
     def _open(self, batch: Batch, item: Item, dossier: Dossier, event: Event, outcome: Outcome, heap: Heap) -> None:
         session = hash_session(event.session_id)
@@ -132,7 +136,7 @@ class Features:
         identity = name_window(event.user_id, event.event_id, outcome.name)
         if identity in dossier.windows:
             return
-        if (session or campaign) and any(w.session == session and w.campaign_id == campaign for w in mine):
+        if mine and _is_open(outcome.once_per, mine, event, session, campaign):
             return
         if len(mine) >= outcome.max_open:
             batch.counts["windows_refused"] += 1
@@ -149,9 +153,23 @@ class Features:
             campaign_id=campaign,
             channel=event.channel,
             features=item.row or (),
+            item_id=event.item_id if "item" in (*outcome.same, outcome.once_per) else None,
+            trigger_id=event.trigger_id if "trigger" in outcome.same else None,
         )
         item.opened = (*item.opened, window)
         _keep(batch, dossier, window, heap)
+
+
+def _is_open(once_per: str, mine: list[Window], event: Event, session: int, campaign: str | None) -> bool:
+    """Whether one of an outcome's open windows, `mine`, stands for `event` too."""
+    if once_per == "session":
+        return bool(session or campaign) and any(w.session == session and w.campaign_id == campaign for w in mine)
+    if once_per == "item":
+        item = event.item_id
+        return item is not None and any(w.item_id == item and w.campaign_id == campaign for w in mine)
+    if once_per == "day":
+        return any(w.opened_at // DAY == event.ts // DAY for w in mine)
+    return once_per == "window"
 
 
 def _arm(batch: Batch, dossier: Dossier, event: Event, rule: AbandonedRule, heap: Heap) -> None:

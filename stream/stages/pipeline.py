@@ -13,7 +13,7 @@ from stream.stages.decide import Decide
 from stream.stages.decode import Decoder
 from stream.stages.features import Features
 from stream.stages.gate import Gate
-from stream.stages.predict import predict
+from stream.stages.predict import Predict
 from stream.stages.sentiment import score_texts
 
 
@@ -24,6 +24,7 @@ class Stages:
         self.decode = Decoder(settings, partitions)
         self.gate = Gate(settings)
         self.features = Features(settings, self.gate)
+        self.predict = Predict(settings)
         self.decide = Decide(settings)
         self.desk = desk
         self.executor = executor
@@ -44,7 +45,7 @@ class Stages:
         lap("sentiment")
         self.features(batch)
         lap("features")
-        predict(batch, models)
+        self.predict(batch, models)
         lap("predict")
         self.decide(batch, models)
         lap("decide")
