@@ -261,7 +261,7 @@ def forget_models(hashes: Hashes) -> dict[str, Any]:
     for key, fields in hashes.items():
         kind = key.split(":", 1)[0]
         if kind == "profile" and (person := decode_person(_flatten(fields))) is not None:
-            person.conversion_probability = person.conversion_version = None
+            person.conversion_probability = person.conversion_version = person.ctr = None
             person.fired = {}
             kept[key] = asdict(person)
         elif kind == "pending":
