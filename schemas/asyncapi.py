@@ -68,8 +68,8 @@ CHANNELS: Final[Mapping[str, Channel]] = {
         "marketing.scored.v1",
         "send",
         "user_id",
-        "Every event's scores; off by default. Its message is not settled yet.",
-        (),
+        "Every event's scores, off by default; at least once each: deduplicate by user_id and event_id.",
+        ("scoredEvent",),
         _DELETE,
     ),
     "examples": Channel(
@@ -171,6 +171,7 @@ def _build_messages() -> dict[str, Any]:
         ),
         "item": _message("Item", "An item of the catalogue.", "item_id"),
         "recommendationTrigger": _message("RecommendationTrigger", "A decision about one person.", "user_id"),
+        "scoredEvent": _message("ScoredEvent", "What was said of one event.", "user_id"),
         "example": _message("Example", "A labelled example.", "outcome"),
         "interaction": _message("Interaction", "An item touched after others; its key is `recommend`.", "recommend"),
         "deadLetter": _build_dead_letter(),

@@ -21,6 +21,7 @@ from schemas.example import Example, Interaction
 from schemas.item import Item
 from schemas.privacy import PrivacyRequest
 from schemas.profile import Profile
+from schemas.scored import ScoredEvent
 from schemas.timestamps import ISO_PATTERN
 from schemas.trigger import RecommendationTrigger
 from schemas.validation import MAX_DEPTH
@@ -31,6 +32,7 @@ CONTRACTS: Final[dict[str, type[msgspec.Struct]]] = {
     "item": Item,
     "profile": Profile,
     "recommendation_trigger": RecommendationTrigger,
+    "scored_event": ScoredEvent,
     "example": Example,
     "interaction": Interaction,
 }

@@ -79,6 +79,7 @@ def list_topics(settings: Settings) -> list[TopicSpec]:
     def spec(name: str, partitions: int, **options: Any) -> TopicSpec:
         return TopicSpec(name=name, partitions=partitions, replication=topics.replication, **options)
 
+    scored = [spec(topics.scored, topics.partitions, retention_ms=keep)] if settings.send_scores else []
     return [
         spec(topics.events, topics.partitions, retention_ms=keep, timestamp_type=stamp),
         spec(topics.privacy, 1),
@@ -86,6 +87,7 @@ def list_topics(settings: Settings) -> list[TopicSpec]:
         spec(topics.recommendations, topics.partitions, retention_ms=keep),
         spec(topics.examples, 1, retention_ms=topics.retention_examples or -1),
         spec(topics.dead_letters, 1, retention_ms=keep),
+        *scored,
     ]
 
 

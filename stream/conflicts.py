@@ -19,7 +19,7 @@ Location = tuple[int | str, ...]
 
 MARGIN: Final = 7 * 86_400_000
 """Examples are kept at least this much longer than the longest window."""
-TOPICS: Final = ("events", "privacy", "items", "recommendations", "examples", "dead_letters")
+TOPICS: Final = ("events", "privacy", "items", "recommendations", "scored", "examples", "dead_letters")
 """Settings under `topics` that name one."""
 
 

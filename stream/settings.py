@@ -65,6 +65,7 @@ class Topics(Section):
     privacy: TopicName = Field("marketing.privacy.v1", description="in: consent requests; the ledger, kept for ever")
     items: TopicName = Field("marketing.items.v1", description="in: the item catalogue, keyed by item id")
     recommendations: TopicName = Field("marketing.recommendations.v1", description="out: triggers, keyed by user id")
+    scored: TopicName = Field("marketing.scored.v1", description="out: every event's scores, where send_scores is on")
     examples: TopicName = Field("marketing.examples.v1", description="internal: what the learners learn from")
     dead_letters: TopicName = Field(
         "marketing.events.v1.dlq", description="out: records that can't be used, as they came"
@@ -277,6 +278,7 @@ class Settings(BaseSettings):
     score_on: tuple[Role, ...] = Field(
         ("exposure", "click", "view", "intent", "conversion", "feedback"), description="events that are scored"
     )
+    send_scores: bool = Field(False, description="send what was said of every event to topics.scored")
     outcomes: tuple[Outcome, ...] = (Outcome(),)
     rules: tuple[AnyRule, ...] = Field(DEFAULT_RULES, max_length=200)
     processes: int = Field(

@@ -69,10 +69,17 @@ def check_capabilities(capabilities: Mapping[str, bool]) -> Check:
     return judge("capabilities", not missing, found.replace("_", " "), advice, "warn")
 
 
+def name_wanted(settings: Settings) -> list[str]:
+    """Every topic that a worker reads or writes."""
+    names = settings.topics
+    wanted = [names.events, names.privacy, names.items, names.recommendations, names.examples, names.dead_letters]
+    return [*wanted, names.scored] if settings.send_scores else wanted
+
+
 def check_topics(settings: Settings, topics: Topics) -> Iterator[Check]:
     """Presence of each topic that a worker reads or writes."""
     names = settings.topics
-    for name in (names.events, names.privacy, names.items, names.recommendations, names.examples, names.dead_letters):
+    for name in name_wanted(settings):
         topic = topics.get(name)
         if topic is not None:
             yield Check(f"topic {name}", "ok", f"{topic.partitions} partitions")

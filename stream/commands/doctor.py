@@ -26,6 +26,7 @@ from stream.commands.checks import (
     check_redis,
     check_settings,
     check_topics,
+    name_wanted,
 )
 from stream.commands.connections import Heard, list_options, name_outages, name_redis, open_redis, quiet_kafka
 from stream.commands.output import print_json, print_line, print_table
@@ -36,8 +37,7 @@ from stream.state.partition import read_partitions
 
 async def examine_broker(settings: Settings) -> tuple[list[Check], Topics | None]:
     """Checks of the broker, and the topics of the settings that are on it; None when it is away."""
-    names = settings.topics
-    wanted = (names.events, names.privacy, names.items, names.recommendations, names.examples, names.dead_letters)
+    wanted = name_wanted(settings)
     try:
         connection = dict(list_options(settings))
         bootstrap = connection.pop("bootstrap_servers")

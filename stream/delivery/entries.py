@@ -26,6 +26,7 @@ def name_topics(settings: Settings) -> dict[Target, str]:
     topics = settings.topics
     return {
         "recommendations": topics.recommendations,
+        "scored": topics.scored,
         "examples": topics.examples,
         "dead_letters": topics.dead_letters,
     }

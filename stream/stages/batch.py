@@ -18,6 +18,7 @@ import msgspec
 
 from models.outcomes.windows import Window
 from models.person import Person
+from models.sentiment import Sentiment
 from schemas.event import Event, Role
 from schemas.privacy import Place, PrivacyRequest
 from schemas.reasons import Rejected
@@ -48,7 +49,7 @@ class Position(NamedTuple):
 NOWHERE: Final = Position(-1, 0)
 """Before every entry."""
 
-Target = Literal["recommendations", "examples", "dead_letters"]
+Target = Literal["recommendations", "scored", "examples", "dead_letters"]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -140,6 +141,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
     """The event's person; None unless admitted, and before the features stage."""
     may_trigger: bool = False
     sentiment: float | None = None
+    said: Sentiment | None = None
+    """All that was said of its text; None without one."""
     row: tuple[float, ...] | None = None
     """The features frozen at this event; they are the next of `batch.rows` too."""
     probability: dict[str, float] = msgspec.field(default_factory=dict)

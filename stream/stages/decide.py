@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from models.lifecycle.registry import Lineup
 from models.outcomes.features import SCHEMA
@@ -21,6 +21,7 @@ from models.person import Person, has_bought
 from schemas.event import Event, Role
 from schemas.example import Example, Interaction, Stage
 from schemas.reasons import Rejected
+from schemas.scored import ScoredEvent, TextSentiment
 from schemas.trigger import RecommendationTrigger, RecommendedItem
 from stream.settings import AbandonedRule, Outcome, Rule, ScoreRule, Settings
 from stream.stages.batch import Batch, Closing, Entry, Item, Moment, Position, Record, Target
@@ -47,6 +48,7 @@ class Decide:
         self.score_rules = [rule for rule in settings.rules if isinstance(rule, ScoreRule)]
         self.abandoned = {rule.name: rule for rule in settings.rules if isinstance(rule, AbandonedRule)}
         self.outcomes = {outcome.name: outcome for outcome in settings.outcomes}
+        self.send_scores = settings.send_scores
         self.interesting: frozenset[Role] = frozenset(settings.recommend.roles)
 
     def __call__(self, batch: Batch, models: Lineup) -> None:
@@ -109,6 +111,8 @@ class Decide:
             writer.teach(window, "fulfilled", 1)
         for window in item.opened:
             writer.teach(window, "exposed", 0)
+        if self.send_scores and (item.probability or item.said is not None):
+            writer.tell(item, event, models)
         if item.moment is None:
             return
         if event.item_id is not None and item.role in self.interesting:
@@ -219,6 +223,21 @@ class Writer:
             before=tuple([other for other in moment.last_items if other != item_id]),
         )
         self.write("examples", b"recommend", _json.encode(interaction))
+
+    def tell(self, item: Item, event: Event, models: Lineup) -> None:
+        """Send what was said of an event."""
+        scored = ScoredEvent(
+            user_id=event.user_id,
+            event_id=event.event_id,
+            role=item.role,
+            ts=event.ts,
+            decided_at=item.clock,
+            scores=item.probability,
+            model_versions={name: models.outcomes[name][1] for name in item.probability},
+            sentiment=TextSentiment(**asdict(item.said)) if item.said is not None else None,
+        )
+        self.step()
+        self.write("scored", event.user_id.encode(), _json.encode(scored))
 
     def trigger(self, trigger: RecommendationTrigger) -> None:
         """Send a trigger."""

@@ -21,4 +21,4 @@ async def score_texts(batch: Batch, desk: Desk | None, executor: Executor) -> No
     asked = desk.clock()
     batch.scored = await asyncio.get_running_loop().run_in_executor(executor, desk.score, texts, langs, asked)
     for (item, _), found in zip(wanted, batch.scored.sentiments, strict=True):
-        item.sentiment = found.score
+        item.sentiment, item.said = found.score, found

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from stream.embedded import Servers
-from tests.integration.pulse import feel_pulse
 from tests.integration.workers import PARTITIONS, PINNED, Job, Worker
 from tests.unit.reference import make_lineup
 from tests.unit.test_batch_invariance import compose_log, eager
@@ -64,14 +65,24 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-async def wait_divided(redis: Redis, seconds: float = 90.0) -> dict[int, str]:
-    """Wait until several processes own the partitions; their owners."""
-    async with feel_pulse(redis, PARTITIONS) as pulse:
-        deadline = time.monotonic() + seconds
-        while len(pulse.owners) < PARTITIONS or len(set(pulse.owners.values())) < PROCESSES:
-            assert time.monotonic() < deadline, pulse.owners
-            await asyncio.sleep(0.05)
-        return dict(pulse.owners)
+def read_partitions(port: int) -> set[int]:
+    """The partitions at work in the process that serves its page there; none while it serves none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            return {int(number) for number in re.findall(r'^nudge_lag\{partition="(\d+)"', page.read().decode(), re.M)}
+    except OSError:
+        return set()
+
+
+async def wait_divided(worker: Worker, seconds: float = 90.0) -> None:
+    """Wait until each process has some of the partitions, and together they have all."""
+    deadline = time.monotonic() + seconds
+    while True:
+        parts = [await asyncio.to_thread(read_partitions, worker.port + place) for place in range(PROCESSES)]
+        if all(parts) and sorted(number for part in parts for number in part) == list(range(PARTITIONS)):
+            return
+        assert time.monotonic() < deadline, parts
+        await asyncio.sleep(0.1)
 
 
 async def test_processes_divide_the_partitions_and_one_that_is_killed_is_replaced(
@@ -86,13 +97,14 @@ async def test_processes_divide_the_partitions_and_one_that_is_killed_is_replace
         await worker.wait_ready(90)
         log = compose_log(RECORDS, people=1_000)
         sent = await job.send(log[: RECORDS // 2])
-        await wait_divided(redis)
+        await wait_divided(worker)
 
         # when one is killed, then another takes its place, and nothing is lost or done twice
         os.kill(members[-1], signal.SIGKILL)
         sent += await job.send(log[RECORDS // 2 :])
         await wait_members(worker.process.pid, {members[-1]})
         await job.wait_until(sent)
+        await wait_divided(worker)
         await job.wait_drained()
         await job.compare(await job.refer(LINEUP))
 

@@ -129,7 +129,7 @@ async def send_texts(job: Job, texts: Sequence[tuple[str, str | None]], user: st
 async def test_at_a_fixed_level_a_worker_scores_as_a_replay_does(
     servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path, level: Literal["2", "4"]
 ) -> None:
-    job = prepare(servers, redis, topic_prefix, tmp_path, Sentiment(level=level))
+    job = prepare(servers, redis, topic_prefix, tmp_path, Sentiment(level=level), send_scores=True)
     texts = [(f"{REVIEWS[n % len(REVIEWS)]} ({n})", "en" if n % 7 == 0 else None) for n in range(200)]
     await job.create_topics()
     await job.pin(LINEUP)

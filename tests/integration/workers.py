@@ -173,7 +173,9 @@ class Job:
     """One run of the main job: its topics, its workers, and the comparison at the end."""
 
     def __init__(self, servers: Servers, redis: Redis, prefix: str, folder: Path, options: Settings) -> None:
-        topics = {name: prefix + name for name in ("events", "privacy", "items", "recommendations", "examples")}
+        topics = {
+            name: prefix + name for name in ("events", "privacy", "items", "recommendations", "scored", "examples")
+        }
         self.settings = Settings(
             **options.model_dump(exclude={"kafka", "redis", "topics", "app", "sentiment"})
             | {
@@ -319,7 +321,10 @@ class Job:
     async def _compare_output(self, references: Sequence[Reference]) -> None:
         topics = self.settings.topics
         entries = [entry for reference in references for entry in reference.entries]
-        for target, topic in (("recommendations", topics.recommendations), ("examples", topics.examples)):
+        kinds = [("recommendations", topics.recommendations), ("examples", topics.examples)]
+        if self.settings.send_scores:
+            kinds.append(("scored", topics.scored))
+        for target, topic in kinds:
             wanted = Counter(entry.value for entry in entries if entry.target == target)
             found = Counter(record.value for record in await self.read(topic))
             # At least once: a crash may send again, but never anything that was not decided.

@@ -12,13 +12,14 @@ from models.lifecycle.registry import Lineup
 from schemas.example import Example, Interaction
 from schemas.privacy import KIND_HEADER, PURPOSES
 from schemas.reasons import ERROR_HEADER, FIELD_HEADER, REASON_HEADER, SOURCE_HEADER, TIME_HEADER
+from schemas.scored import ScoredEvent
 from schemas.trigger import RecommendationTrigger
 from stream.settings import AbandonedRule, Outcome, ScoreRule, Settings
 from stream.stages.batch import NOWHERE, Entry, Position
 from stream.stages.decide import name_trigger
 from stream.stages.letters import ORIGINAL
 from tests.unit.factories import NOON
-from tests.unit.reference import Record, Reference, make_lineup, make_scorer, open_to_all
+from tests.unit.reference import Record, Reference, WordScorer, make_lineup, make_scorer, open_to_all
 from tests.unit.test_batch_invariance import apply, compose_log, eager
 from tests.unit.test_features_stage import at, fired, sizes, write
 
@@ -105,6 +106,36 @@ def test_a_profile_holds_the_last_probability_and_its_version() -> None:
     assert row is not None
     assert person.conversion_probability == make_scorer().score_one(row)
     assert person.conversion_version == 7
+
+
+def test_scores_of_every_event_are_sent_where_that_is_asked_for() -> None:
+    log = write(at(0, "ad_impression", known_as="e1"), at(1, "email_open", known_as="e2"), at(2, "purchase", user="u2"))
+    assert not [entry for entry in decide(log).entries if entry.target == "scored"]
+
+    found = decide(log, send_scores=True)
+    sent = [entry for entry in found.entries if entry.target == "scored"]
+    # an event of a role that is not scored, without a text, has nothing to tell
+    assert [(entry.key, entry.position.offset) for entry in sent] == [(b"u1", 0), (b"u2", 2)]
+    one = msgspec.json.decode(sent[1].value, type=ScoredEvent)
+    person = found.people["u2"].person
+    assert person is not None
+    assert one.scores == {"conversion": person.conversion_probability}
+    assert one.model_versions == {"conversion": 7}
+    assert (one.role, one.ts, one.decided_at) == ("conversion", NOON + 2 * MINUTE, NOON + 2 * MINUTE)
+    assert one.sentiment is None
+
+
+def test_what_was_said_of_a_text_is_sent_with_who_said_so() -> None:
+    log = write(at(0, "review", content="lovely", lang="en"), at(1, "review", content="bad", user="u2"))
+    found = Reference(options(send_scores=True), scorer=WordScorer()).run(log)
+    sent = [msgspec.json.decode(e.value, type=ScoredEvent) for e in found.entries if e.target == "scored"]
+    assert [one.user_id for one in sent] == ["u1", "u2"]
+    assert found.latest is not None
+    for one, item in zip(sent, found.latest.items, strict=True):
+        assert item.said is not None
+        assert one.sentiment is not None
+        assert msgspec.structs.asdict(one.sentiment) == msgspec.structs.asdict(item.said)
+        assert one.scores == {}
 
 
 @sizes
