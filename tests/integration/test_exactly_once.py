@@ -62,7 +62,7 @@ async def transactional(servers: Servers) -> Servers:
 
 @pytest.fixture
 async def job(transactional: Servers, redis: Redis, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Job]:
-    options = eager(clock="event", output_guarantee="exactly_once")
+    options = eager(clock="event", output_guarantee="exactly_once", send_scores=True)
     job = Job(transactional, redis, topic_prefix, tmp_path, options)
     await job.create_topics()
     await job.pin(LINEUP)

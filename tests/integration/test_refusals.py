@@ -115,7 +115,7 @@ async def make_job(
     jobs: list[Job] = []
 
     def make(guarantee: str) -> Job:
-        options = eager(clock="event", output_guarantee=guarantee, outbox={"max_trigger_age": 0})
+        options = eager(clock="event", output_guarantee=guarantee, send_scores=True, outbox={"max_trigger_age": 0})
         jobs.append(Job(Servers(rights.bootstrap, redis_url, None), redis, topic_prefix, tmp_path, options))
         return jobs[-1]
 
