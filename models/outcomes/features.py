@@ -121,24 +121,26 @@ def freeze(person: Person, event: Event, role: Role, gap: int, since_conversion:
     """
     log1p = math.log1p
     ts = event.ts
-    tenure = max(ts - person.first_seen, 0) / DAY
+    tenure = (ts - person.first_seen) / DAY if ts > person.first_seen else 0.0
     orders = person.orders
-    clicks = person.events_click
-    price = log1p(max(event.price, 0.0)) if event.price is not None else 0.0
-    value = log1p(max(person.revenue, 0.0) / orders) if orders else 0.0
+    exposures, clicks, views = person.events_exposure, person.events_click, person.events_view
+    intents, conversions = person.events_intent, person.events_conversion
+    price = log1p(event.price) if event.price is not None and event.price > 0.0 else 0.0
+    value = log1p(person.revenue / orders) if orders and person.revenue > 0.0 else 0.0
+    # Most people have no more than some of all this, and a call for nothing costs as much as any.
     return (
-        log1p(person.events_exposure),
-        log1p(clicks),
-        log1p(person.events_view),
-        log1p(person.events_intent),
-        log1p(person.events_conversion),
-        log1p(person.sentiment_n),
+        log1p(exposures) if exposures else 0.0,
+        log1p(clicks) if clicks else 0.0,
+        log1p(views) if views else 0.0,
+        log1p(intents) if intents else 0.0,
+        log1p(conversions) if conversions else 0.0,
+        log1p(person.sentiment_n) if person.sentiment_n else 0.0,
         person.sentiment,
         log1p(tenure),
         log1p(gap / HOUR) if gap > 0 else 0.0,
-        -1.0 if since_conversion is None else log1p(max(since_conversion, 0) / HOUR),
-        log1p(orders),
-        log1p(orders / max(tenure / 30.0, 1.0)),
+        -1.0 if since_conversion is None else log1p(since_conversion / HOUR) if since_conversion > 0 else 0.0,
+        log1p(orders) if orders else 0.0,
+        log1p(orders / (tenure / 30.0 if tenure > 30.0 else 1.0)) if orders else 0.0,
         value,
         price,
         _affinity(person, event.category),
@@ -146,8 +148,8 @@ def freeze(person: Person, event: Event, role: Role, gap: int, since_conversion:
         *_ROLES[role],
         *_HOURS[ts // HOUR % 24],
         *_place_day(ts // DAY),
-        _smooth(clicks, person.events_exposure, CLICKS),
-        _smooth(person.events_conversion, person.events_view + clicks, CONVERSIONS),
+        _smooth(clicks, exposures, CLICKS),
+        _smooth(conversions, views + clicks, CONVERSIONS),
         price - value if price and value else 0.0,
         encode_text(event.channel),
         encode_text(event.campaign_id),

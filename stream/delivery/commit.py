@@ -1,7 +1,8 @@
 """The commit: one Lua call that makes a batch count, whole or not at all.
 
-What the batch does to Redis is a list of commands, packed once: Redis unpacks it in C, where an argument each would
-cost the client more than all of its other work on an event.
+What the batch does to Redis is a list of commands, packed in pieces: Redis unpacks them in C, where an argument each
+would cost the client more than all of its other work on an event, and one piece with all of them falls out of Redis'
+cache before it is done.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _pack: Final = msgpack.Packer(use_bin_type=False).pack
 MOST: Final = 1_000
 """Values in one command; Lua can't unpack many more."""
 
+PIECE: Final = 128
+"""Commands in one piece."""
+
 REFRESHES: Final = 16
 """A profile's time to live in Redis is set anew when so great a part of it has passed since it last was."""
 
@@ -41,7 +45,7 @@ async def commit_batch(
     """Apply `batch` and move the fence from `held` to `to`. Raises `Refused`, nothing done.
 
     `profile_ttl` (ms) is twice applied: logic decides expiry, Redis only sweeps. Commands of `besides` are run with the
-    rest; their keys must carry `tag`. Fills `batch.images`.
+    rest; their keys must carry `tag`. The dossiers say then what Redis holds: after an error they are good for nothing.
     """
     commands: list[Command] = []
     _add_entries(tag, batch, commands)
@@ -55,7 +59,7 @@ async def commit_batch(
     arguments: list[Argument] = [
         held.owner, held.next, str(held.emitted),
         to.next, to.clock, to.watermark, to.last_hash, str(to.emitted),
-        _pack(_split(changed)), _pack(commands),
+        _pack(_split(changed)), *map(_pack, _split(commands, PIECE)),
     ]  # fmt: skip
     settle(await _commit(redis, [name_key("fence", tag)], arguments), held)
 
@@ -85,10 +89,10 @@ def _add_profiles(tag: Tag, batch: Batch, out: list[Command], ttl: int) -> list[
             continue
         key, before = prefix + user, dossier.stored
         if dossier.person.version == 0:
-            batch.images[user] = None
+            dossier.person = dossier.stored = None
             out.append(("DEL", key))
             continue
-        image = batch.images[user] = take_image(dossier.person)
+        image = dossier.stored = take_image(dossier.person)
         fields = None if before is None else encode_changes(image, before)
         if fields is None or before is None:
             out += (("DEL", key), ("HSET", key, *encode_image(image)), ("PEXPIRE", key, 2 * ttl))
@@ -120,5 +124,5 @@ def _add_consents(tag: Tag, batch: Batch, out: list[Command]) -> None:
     out += [("HSET", prefix + user, *encode_consent(batch.people[user])) for user in batch.consented]
 
 
-def _split(values: Sequence[T]) -> list[Sequence[T]]:
-    return [values[at : at + MOST] for at in range(0, len(values), MOST)]
+def _split(values: Sequence[T], most: int = MOST) -> list[Sequence[T]]:
+    return [values[at : at + most] for at in range(0, len(values), most)]

@@ -168,8 +168,6 @@ class Batch:
     items: list[Item] = field(default_factory=list)
     rejected: list[tuple[Record, Rejected]] = field(default_factory=list)
     people: dict[str, Dossier] = field(default_factory=dict)
-    images: dict[str, Image | None] = field(default_factory=dict)
-    """Profiles as the commit wrote them; None for one that it deleted."""
     rows: bytearray = field(default_factory=bytearray)
     """The rows of all items, each of so many doubles: they are scored together."""
     due: list[Window] = field(default_factory=list)

@@ -77,11 +77,6 @@ class People:
 
     def accept(self, batch: Batch) -> None:
         """Take the committed batch's people back."""
-        for user, image in batch.images.items():
-            dossier = batch.people[user]
-            dossier.stored = image
-            if image is None:
-                dossier.person = None
         self.cache.update(batch.people)
         if batch.kept:
             self.earliest = min(self.earliest, min([window.deadline for window in batch.kept.values()]))

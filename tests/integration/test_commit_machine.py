@@ -103,8 +103,7 @@ class Model:
         self.counts.update(batch.counts)
         for user in batch.touched:
             person = batch.people[user].person
-            assert person is not None
-            if person.version == 0:
+            if person is None:
                 # Nothing is left of who withdrew.
                 self.people.pop(user, None)
                 self.profiles.pop(user, None)
