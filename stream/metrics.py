@@ -41,7 +41,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     `calibration_ratio` is predicted over observed positives; `matured` counts the labels that these rest on and
     `examples` all that was learned. `contestants` holds by name what each model would have got, beside the `champion`
     that is in use: `log_loss`, `calibration_ratio`. `drifts` counts changes of what the champion gets wrong, and
-    `drift_severity` is by how much its mean residual moved at the last.
+    `drift_severity` is by how much its mean residual moved at the last. `shifts` counts changes of the rows, and `psi`
+    is the highest stability index of a column (None before there is one).
     """
 
     name: str
@@ -57,6 +58,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     champion: str = ""
     drifts: int = 0
     drift_severity: float = 0.0
+    shifts: int = 0
+    psi: float | None = None
     contestants: dict[str, dict[str, float]] = {}
 
 
@@ -158,6 +161,8 @@ class Metrics:
         self.drift_severity = level(
             "model_drift_severity", "How much the mean residual moved at the last drift, 0 to 1.", "model"
         )
+        self.shifts = level("model_shifts", "Changes found in the rows that a model is asked about.", "model")
+        self.psi = level("model_psi", "Highest population stability index of a feature; above 0.25 it moved.", "model")
         self.model_version = level("model_version", "Examples offset that the loaded snapshot includes.", "model")
         self.model_age = level("model_age_seconds", "Time since the loaded snapshot was published.", "model")
         self.cache_ratio.follow(self._share_cached)
@@ -244,6 +249,7 @@ class Metrics:
             (self.calibration, report.calibration_ratio),
             (self.ece, report.ece),
             (self.auc, report.auc),
+            (self.psi, report.psi),
         ):
             if value is not None:
                 level.set(value, report.name)
@@ -253,6 +259,7 @@ class Metrics:
             self.contestant_calibration.set(metrics.get("calibration_ratio", math.nan), report.name, contestant)
         self.drifts.set(report.drifts, report.name)
         self.drift_severity.set(report.drift_severity, report.name)
+        self.shifts.set(report.shifts, report.name)
         self.model_version.set(report.version, report.name)
         self.model_age.follow(lambda: self._wall() - report.published_at / 1000, report.name)
 

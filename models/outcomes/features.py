@@ -102,6 +102,12 @@ NAMES: Final = tuple(feature.name for feature in FEATURES)
 CATEGORICAL: Final = tuple(place for place, feature in enumerate(FEATURES) if feature.kind == "code")
 """Places of the columns that hold codes."""
 SCHEMA: Final = hash_layout(FEATURES)
+MOVING: Final = tuple(
+    place
+    for place, feature in enumerate(FEATURES)
+    if feature.name == "tenure" or feature.name.startswith(("hour_", "weekday_", "month_"))
+)
+"""Places of the columns that move with time by themselves."""
 
 _ROLES: Final[dict[Role, tuple[float, ...]]] = {
     role: tuple(float(feature.name == f"is_{role}") for feature in FEATURES if feature.name.startswith("is_"))

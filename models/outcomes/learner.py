@@ -18,19 +18,23 @@ from models.outcomes.contest import WARM, Contest, Contestant
 from models.outcomes.drift import Drift, DriftState
 from models.outcomes.evaluation import Evaluation, EvaluationState, list_segments
 from models.outcomes.f4 import F4
+from models.outcomes.features import MOVING, SCHEMA
 from models.outcomes.model import Model, Restore
 from models.outcomes.policies import FakeNegativeWeighting, Policy, Wait
 from models.outcomes.regression import Regression
 from models.outcomes.scorers import Scorer
+from models.outcomes.shift import Shift, ShiftState
 from schemas.example import Example
 
 FIRST: Final = "f4-wait"
 """The champion to begin with."""
 
 FRESH: Final = "f4-fresh"
-"""A challenger that begins anew, bins and all, when the champion's residuals have drifted."""
+"""A challenger that begins anew, bins and all, when the champion's residuals have drifted or the rows have shifted."""
 REST: Final = 2_000
 """Matured labels that a fresh challenger has before another drift may replace it."""
+LONG_REST: Final = 20_000
+"""As many for a shift: rows may change for long, and what is got wrong says more."""
 
 ENTRIES: Final[dict[str, tuple[Restore, Policy]]] = {
     "f4-wait": (F4.from_bytes, Wait()),
@@ -54,7 +58,7 @@ class Speaker(Model, Protocol):
 
 
 class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a learner is restored from."""
+    """What a learner is restored from; one written before rows were watched begins to."""
 
     outcome: str
     names: tuple[str, ...]
@@ -64,6 +68,7 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
     served: EvaluationState
     championship: ChampionshipState
     drift: DriftState
+    shift: ShiftState = ShiftState()
     renewed: int | None
     contest: bytes
 
@@ -73,7 +78,7 @@ class OutcomeLearner:
 
     `rows` counts the examples taken, by stage; `served` judges the predictions that were stored at exposure, which are
     those of the champions of that time, and `contest` what each contestant would have said. When `drift` finds that the
-    champion's residuals have moved, a fresh F4 begins to challenge it.
+    champion's residuals have moved, or `shift` that the rows have, a fresh F4 begins to challenge it.
     Not safe for use from two threads at once.
     """
 
@@ -98,6 +103,7 @@ class OutcomeLearner:
         self.rows = {"exposed": 0, "fulfilled": 0, "matured": 0}
         self.served = Evaluation(window)
         self.drift = Drift()
+        self.shift = Shift(len(self.names), self.categorical, MOVING if schema == SCHEMA else ())
         self._renewed: int | None = None
         columns = len(self.names)
         models: list[Model] = [
@@ -126,6 +132,8 @@ class OutcomeLearner:
         said = self.contest.take(example)
         if said is not None:
             self._judge(said, example.label)
+        if example.stage == "exposed" and self.shift.add(example.features) and not self.cold:
+            self._renew(LONG_REST)
 
     @property
     def cold(self) -> bool:
@@ -159,10 +167,14 @@ class OutcomeLearner:
         """Of what was served the names of `Evaluation.metrics`; the contestants' after their name and a dot.
 
         `crowned` counts changes of the champion, `drifts` those of what it gets wrong, `drift_severity` says by how
-        much the mean residual moved at the last of them.
+        much the mean residual moved at the last of them. `shifts` and `shift_severity` are `found` and `severity` of
+        the `shift`, and `psi` is the highest index of the newest block of rows, absent before there were two.
         """
         found = self.served.metrics() | {"crowned": float(self.championship.crowned)}
         found |= {"drifts": float(self.drift.found), "drift_severity": self.drift.severity}
+        found |= {"shifts": float(self.shift.found), "shift_severity": self.shift.severity}
+        if self.shift.psi:
+            found["psi"] = self.shift.worst
         for name, metrics in self.contest.metrics().items():
             found |= {f"{name}.{metric}": value for metric, value in metrics.items()}
         return found | {f"{name}.evidence": value for name, value in self.championship.evidence().items()}
@@ -178,6 +190,7 @@ class OutcomeLearner:
             served=self.served.state(),
             championship=self.championship.state(),
             drift=self.drift.state(),
+            shift=self.shift.state(),
             renewed=self._renewed,
             contest=self.contest.to_bytes(),
         )
@@ -192,6 +205,7 @@ class OutcomeLearner:
         learner.served = Evaluation.restore(state.served)
         learner.championship = Championship.restore(state.championship)
         learner.drift = Drift.restore(state.drift)
+        learner.shift.resume(state.shift)
         learner._renewed = state.renewed
         learner.contest = Contest.from_bytes(state.contest, ENTRIES)
         return learner
@@ -203,12 +217,15 @@ class OutcomeLearner:
         if championship.crowned != crowned:
             self.drift.begin()
         elif spoke is not None and self.drift.add(label - spoke):
-            self._renew()
+            self._renew(REST)
 
-    def _renew(self) -> None:
-        """Let a fresh F4 challenge the champion, in the place of the one that began before or was deposed by it."""
+    def _renew(self, rest: int) -> None:
+        """Let a fresh F4 challenge the champion, in the place of the one that began before or was deposed by it.
+
+        That one has `rest` matured labels before.
+        """
         matured = self.rows["matured"]
-        if self._renewed is not None and matured - self._renewed < REST:
+        if self._renewed is not None and matured - self._renewed < rest:
             return
         self._renewed = matured
         name = FIRST if self.champion == FRESH else FRESH

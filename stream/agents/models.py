@@ -139,16 +139,25 @@ class ModelLoader:
                 champion=snapshot.champion,
                 drifts=int(found.get("drifts", 0)),
                 drift_severity=found.get("drift_severity", 0.0),
+                shifts=int(found.get("shifts", 0)),
+                psi=found.get("psi"),
                 contestants=snapshot.by_contestant(),
             )
         )
 
 
 def _tell_changes(known: ModelReport, snapshot: Snapshot) -> None:
-    """Log what an operator wants to hear of: a drift, another champion."""
-    name, drifts = snapshot.model, int(snapshot.metrics.get("drifts", 0))
-    if drifts > known.drifts:
-        severity = snapshot.metrics.get("drift_severity", 0.0)
+    """Log what an operator wants to hear of: a drift, a shift, another champion."""
+    name, metrics = snapshot.model, snapshot.metrics
+    if metrics.get("shifts", 0) > known.shifts:
+        log.warning(
+            "%s: features have shifted, by an index of up to %.2f; nudge models report %s names them",
+            name,
+            metrics.get("shift_severity", 0.0),
+            name,
+        )
+    if metrics.get("drifts", 0) > known.drifts:
+        severity = metrics.get("drift_severity", 0.0)
         log.warning("%s: what the champion gets wrong has drifted, by %.3f; a fresh model contends", name, severity)
     if snapshot.champion != known.champion:
         log.info("%s: %s is the champion now, after %s", name, snapshot.champion, known.champion)

@@ -27,6 +27,10 @@ SHOWN: Final = {
     "window_ece": "newest ECE",
 }
 """Metric -> its column; the others stand in the JSON."""
+FEATURES: Final = 12
+"""Features that a terminal shows; the page and the JSON have all."""
+STEADY: Final = 0.02
+"""A trend within this, either way, is none."""
 COUNTED: Final = frozenset(("rows",))
 
 PAGE: Final = """<!doctype html>
@@ -56,9 +60,17 @@ Table = tuple[Sequence[str], list[list[object]]]
 
 
 def print_report(report: OutcomeReport) -> None:
-    """Print who is champion, everybody's metrics, the champion's calibration, and its segments if there are any."""
+    """Print who is champion, what it is fed and how it goes, everybody's metrics, and what the champion goes by.
+
+    Its calibration follows, and its segments if there are any.
+    """
     print_line(escape(describe(report)))
+    for line in describe_health(report):
+        print_line(escape(line))
     print_table(*tabulate_metrics(report))
+    if report.features:
+        columns, rows = tabulate_features(report)
+        print_table(columns, rows[:FEATURES], title=f"features, {find_speaker(report).name}")
     speaker = find_speaker(report)
     print_table(*tabulate_calibration("decile", _number(speaker.deciles)), title=f"newest labels, {speaker.name}")
     if speaker.segments:
@@ -83,6 +95,33 @@ def describe(report: OutcomeReport) -> str:
         return f"{report.outcome}: {rows}; too few labels matured for anybody to speak"
     champion = f"champion {report.champion}, crowned {report.crowned:,} times" if report.champion else "no champion"
     return f"{report.outcome}: {champion}; {rows}"
+
+
+def describe_health(report: OutcomeReport) -> list[str]:
+    """Grade, trend, drifts and shifts, a line each as far as they are known."""
+    lines = []
+    if report.quality is not None:
+        found = "; ".join(report.quality.findings) or "nothing found"
+        lines.append(f"data quality {report.quality.grade}: {found}")
+    if report.trend is not None:
+        word = "steady" if abs(report.trend) < STEADY else "better" if report.trend > 0 else "worse"
+        lines.append(f"trend {word}: {report.trend:+.3f} relative cross-entropy, newest quarter against the one before")
+    if report.drifts:
+        lines.append(
+            f"{report.drifts:,} drifts of what the champion gets wrong, the last by {report.drift_severity:.3f}"
+        )
+    if report.shifts:
+        lines.append(f"{report.shifts:,} shifts of the features, the last by an index of {report.shift_severity:.2f}")
+    return lines
+
+
+def tabulate_features(report: OutcomeReport) -> Table:
+    """One row a feature, the most important first: what it moves, how far it has shifted, its most frequent share."""
+    rows: list[list[object]] = [
+        [each.name, round(each.importance, 4), None if each.psi is None else round(each.psi, 3), round(each.share, 3)]
+        for each in report.features
+    ]
+    return ("feature", "log-odds", "PSI", "one value"), rows
 
 
 def find_speaker(report: OutcomeReport) -> Judgement:
@@ -124,11 +163,14 @@ def _write_outcome(report: OutcomeReport) -> list[str]:
     charts = "\n".join(draw(report) for draw in (draw_calibration, draw_losses, draw_drift))
     parts = [
         f"<h2>{html.escape(report.outcome)}</h2>\n<p>{html.escape(describe(report))}</p>",
+        *[f"<p>{html.escape(escape(line))}</p>" for line in describe_health(report)],
         _write_table(*tabulate_metrics(report)),
         f'<div class="charts">\n{charts}\n</div>',
         f"<h3>Newest labels, {html.escape(speaker.name)}</h3>",
         _write_table(*tabulate_calibration("decile", _number(speaker.deciles))),
     ]
+    if report.features:
+        parts += [f"<h3>Features, {html.escape(speaker.name)}</h3>", _write_table(*tabulate_features(report))]
     if speaker.segments:
         parts += [f"<h3>Segments, {html.escape(speaker.name)}</h3>"]
         parts += [_write_table(*tabulate_calibration("segment", speaker.segments))]

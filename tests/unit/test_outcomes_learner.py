@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from models.outcomes.f4 import F4
+from models.outcomes.features import CATEGORICAL, FEATURES, SCHEMA
 from models.outcomes.learner import FIRST, FRESH, WARM, ExampleRefused, OutcomeLearner
 from models.outcomes.regression import Regression
 from models.outcomes.scorers import open_scorer
+from models.outcomes.shift import BLOCK, EVERY, ShiftState
 from schemas.example import Example, Stage
 from tests.unit.test_outcomes_contest import delayed
 
 NAMES = ("a", "b")
+NAMES_OF_TIME = ("tenure", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "month_sin", "month_cos")
 
 
 def example(
@@ -224,3 +228,41 @@ def test_a_fresh_challenger_enters_when_the_world_has_turned() -> None:
 def test_without_a_change_nobody_fresh_enters(warm: OutcomeLearner) -> None:
     assert warm.metrics()["drifts"] == 0
     assert FRESH not in warm.championship.names
+
+
+def test_rows_that_shift_are_told_and_let_somebody_fresh_in() -> None:
+    """Would have caught: a stability index that nobody acts on, or that a restored learner forgets."""
+    learner, undisturbed = OutcomeLearner("buy", NAMES, "s1"), OutcomeLearner("buy", NAMES, "s1")
+    at = 2 * EVERY * BLOCK
+    log = delayed(0.2, at + EVERY * BLOCK, 100)
+    for place, each in enumerate(log):
+        moved = replace(each, features=(each.features[0], each.features[1] + 2.0)) if each.offset >= at else each
+        if place == at:
+            assert FRESH not in learner.championship.names
+            learner = OutcomeLearner.from_bytes(learner.to_bytes())
+        learner.learn(moved)
+        undisturbed.learn(moved)
+    assert undisturbed.to_bytes() == learner.to_bytes()
+    metrics = learner.metrics()
+    assert metrics["shifts"] == 1
+    assert metrics["psi"] == metrics["shift_severity"] == learner.shift.psi[1] > 1.0
+    assert FRESH in learner.championship.names
+
+
+def test_columns_that_move_with_time_let_nobody_in() -> None:
+    known = OutcomeLearner("buy", [feature.name for feature in FEATURES], SCHEMA, categorical=CATEGORICAL)
+    clock = [place for place, name in enumerate(known.names) if name in NAMES_OF_TIME]
+    for each in delayed(0.2, 3 * EVERY * BLOCK, 100):
+        row = tuple([float(each.offset) if place in clock else 1.0 for place in range(len(FEATURES))])
+        known.learn(replace(each, features=row, schema=SCHEMA))
+    assert len(clock) == len(NAMES_OF_TIME)
+    assert max(known.shift.psi) > 1.0
+    assert known.metrics()["shifts"] == 0
+
+
+def test_a_learner_written_before_rows_were_watched_is_read(warm: OutcomeLearner) -> None:
+    before = msgspec.msgpack.decode(warm.to_bytes())
+    del before["shift"]
+    resumed = OutcomeLearner.from_bytes(msgspec.msgpack.encode(before))
+    assert resumed.shift.state() == ShiftState()
+    assert resumed.metrics()["rows"] == warm.metrics()["rows"]

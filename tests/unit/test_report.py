@@ -12,15 +12,17 @@ import msgspec
 import pytest
 
 from models.outcomes.contest import Contest, Contestant
-from models.outcomes.curve import BLOCKS, FIRST
+from models.outcomes.curve import BLOCKS, FIRST, Point
 from models.outcomes.evaluation import Evaluation, EvaluationState, log_loss
+from models.outcomes.grade import Quality, grade_data
 from models.outcomes.learner import OutcomeLearner
 from models.outcomes.policies import Wait
 from models.outcomes.regression import Regression
-from models.outcomes.report import OutcomeReport, report_contest, report_learner
+from models.outcomes.report import OutcomeReport, find_trend, report_contest, report_learner
+from models.outcomes.shift import BLOCK, EVERY
 from stream.commands import CommandError
 from stream.commands.charts import draw_calibration, draw_drift, draw_losses
-from stream.commands.report import print_report, write_page
+from stream.commands.report import describe_health, print_report, write_page
 from tests.unit.test_outcomes_contest import delayed
 
 
@@ -146,6 +148,79 @@ def test_tables_name_everybody_and_the_champion(report: OutcomeReport, capsys: p
     assert str(round(report.contestants[0].metrics["log_loss"], 4)) in printed
 
 
+def test_a_report_says_what_the_champion_goes_by(learner: OutcomeLearner, report: OutcomeReport) -> None:
+    """Would have caught: weights of nothing, or of the wrong columns."""
+    scorer = learner.scorer()
+    assert scorer is not None
+    rows = learner.shift.rows().tolist()
+    assert len(rows) == 1_500 // EVERY
+    # Twice as likely where the first feature is 1; the second means nothing.
+    assert [each.name for each in report.features] == ["a", "b"]
+    sizes = [abs(moved.contribution) for row in rows for moved in scorer.contributions(row, 2) if moved.name == "a"]
+    assert report.features[0].importance == pytest.approx(math.fsum(sizes) / len(rows))
+    assert report.features[0].psi is None
+    assert report.features[1].share == 1 / len(rows)
+    assert report.features[0].share == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_cold_learner_goes_by_nothing() -> None:
+    report = report_learner(OutcomeLearner("buy", ("a",), "s1"))
+    assert (report.features, report.trend) == ([], None)
+    assert report.quality == Quality(
+        "C", [f"0 {kind} labels so far: a model needs 100 or more" for kind in ("positive", "negative")]
+    )
+
+
+def points(*losses: float) -> list[Point]:
+    return [Point((place + 1) * 200, 200, loss, 0.5, 1.0) for place, loss in enumerate(losses)]
+
+
+def test_a_trend_compares_the_newest_quarter_with_the_one_before() -> None:
+    assert find_trend(points(0.9, 0.9, 0.9, 0.9, 0.4, 0.4, 0.3, 0.3)) == pytest.approx(0.2)
+    assert find_trend(points(0.1, 0.1, 0.1, 0.1, 0.3, 0.3, 0.4, 0.4)) == pytest.approx(-0.2)
+    assert find_trend(points(0.4, 0.3)) is None
+    assert find_trend([]) is None
+
+
+def test_data_is_graded_by_what_is_found(learner: OutcomeLearner) -> None:
+    assert grade_data(learner) == Quality("A", [])
+    poor = OutcomeLearner("buy", ("a", "b", *[f"silent{n}" for n in range(6)]), "s1")
+    found = []
+    for each in delayed(0.2, 3 * EVERY * BLOCK, 100):
+        a, b = each.features
+        moved = 3.0 if each.offset >= 2 * EVERY * BLOCK else 0.0
+        poor.learn(msgspec.structs.replace(each, features=(a, b + moved, *[1.0] * 6), prediction=None))
+        if each.stage == "exposed" and each.offset in (300, 3_000, 3 * EVERY * BLOCK - 1):
+            found.append(grade_data(poor))
+    unscored = "100% of the matured labels have no stored prediction"
+    silent = "6 of 8 columns never change: silent0, silent1, silent2, silent3, silent4, ..."
+    few, some, many = found
+    assert (few.grade, few.findings[1:]) == ("C", [unscored])
+    assert few.findings[0].endswith(" positive labels so far: a model needs 100 or more")
+    assert some == Quality("C", [unscored, silent])
+    assert many == Quality("D", [unscored, silent, "1 columns have shifted: b"])
+
+
+def test_health_is_told_in_words(report: OutcomeReport) -> None:
+    assert describe_health(report)[0] == "data quality A: nothing found"
+    told = msgspec.structs.replace(
+        report,
+        quality=Quality("B", ["1 columns have shifted: b"]),
+        trend=-0.031,
+        drifts=2,
+        drift_severity=0.0724,
+        shifts=1,
+        shift_severity=0.418,
+    )
+    assert describe_health(told) == [
+        "data quality B: 1 columns have shifted: b",
+        "trend worse: -0.031 relative cross-entropy, newest quarter against the one before",
+        "2 drifts of what the champion gets wrong, the last by 0.072",
+        "1 shifts of the features, the last by an index of 0.42",
+    ]
+    assert describe_health(msgspec.structs.replace(report, trend=0.019))[1].startswith("trend steady: +0.019")
+
+
 def test_a_chart_is_a_picture_and_the_same_each_time(report: OutcomeReport) -> None:
     for draw in (draw_calibration, draw_losses, draw_drift):
         picture = draw(report)
@@ -172,6 +247,8 @@ def test_the_page_is_whole_and_fetches_nothing(report: OutcomeReport, tmp_path: 
     assert "<h1>A &amp; B</h1>" in page
     assert "&lt;log&gt;" in page
     assert "1,500" in page
+    assert "<h3>Features, " in page
+    assert "data quality A: nothing found" in page
     assert "<script" not in page
     assert "default-src 'none'" in page
     linked = page.replace("http://www.w3.org/2000/svg", "")
