@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 
 from models.outcomes.learner import OutcomeLearner
-from models.outcomes.shift import SHIFTED
 
 Grade = Literal["A", "B", "C", "D"]
 
@@ -33,8 +32,8 @@ class Quality(msgspec.Struct, frozen=True):
 def grade_data(learner: OutcomeLearner) -> Quality:
     """Grade the examples of one outcome.
 
-    Found is: fewer than `FEW` labels of a kind, matured labels without a prediction, columns that say nothing, and
-    columns that have shifted.
+    Found is: fewer than `FEW` labels of a kind that could be judged, matured labels without a prediction, columns that
+    say nothing, and columns that have shifted.
     """
     findings = [*_look_at_labels(learner), *_look_at_rows(learner)]
     return Quality(GRADES[min(len(findings), len(GRADES) - 1)], findings)
@@ -44,10 +43,9 @@ def _look_at_labels(learner: OutcomeLearner) -> list[str]:
     totals = learner.served.totals
     findings = []
     matured = totals.rows + totals.unscored
-    positives = learner.rows["fulfilled"]
-    for kind, count in (("positive", positives), ("negative", learner.rows["matured"] - positives)):
+    for kind, count in (("positive", totals.labels), ("negative", totals.rows - totals.labels)):
         if count < FEW:
-            findings.append(f"{max(count, 0):,} {kind} labels so far: a model needs {FEW} or more")
+            findings.append(f"{count:,} {kind} labels judged so far: a model needs {FEW} or more")
     if matured and totals.unscored / matured > UNSCORED:
         findings.append(f"{totals.unscored / matured:.0%} of the matured labels have no stored prediction")
     return findings
@@ -59,8 +57,7 @@ def _look_at_rows(learner: OutcomeLearner) -> list[str]:
     silent = [name for name, column in zip(names, rows.T, strict=True) if len(np.unique(column)) < 2]
     if len(rows) > FEW and len(silent) > SILENT * len(names):
         findings.append(f"{len(silent)} of {len(names)} columns never change: {_list(silent)}")
-    shifted = [name for name, index in zip(names, learner.shift.psi, strict=False) if index > SHIFTED]
-    if shifted and learner.shift.worst > SHIFTED:
+    if shifted := [names[place] for place in learner.shift.shifted]:
         findings.append(f"{len(shifted)} columns have shifted: {_list(shifted)}")
     return findings
 

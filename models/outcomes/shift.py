@@ -84,6 +84,11 @@ class Shift:
         """The highest index of the newest full block, of the columns whose moves are news; 0.0 before there is one."""
         return max([self.psi[place] for place in self._watched if self.psi], default=0.0)
 
+    @property
+    def shifted(self) -> list[int]:
+        """Places of the columns that had shifted in the newest full block, those aside whose moves are no news."""
+        return [place for place in self._watched if self.psi and self.psi[place] > SHIFTED]
+
     def rows(self) -> npt.NDArray[np.float64]:
         """The newest rows that were looked at, (at most `BLOCK`, columns)."""
         return np.array(self._rows, np.float64).reshape(-1, self._columns)

@@ -67,7 +67,11 @@ def _ratios(curve: Iterable[Point]) -> Iterable[tuple[float, float]]:
 def _draw(outcome: str, title: str, across: str, up: str, guide: Line, lines: Sequence[Line]) -> str:
     chart = pygal.XY(
         style=Style(
-            background="transparent", plot_background="transparent", font_family="sans-serif", colors=(GREY, *COLOURS)
+            background="transparent",
+            plot_background="transparent",
+            font_family="sans-serif",
+            no_data_font_size=24,
+            colors=(GREY, *COLOURS),
         ),
         js=[],
         title=title,
@@ -77,7 +81,9 @@ def _draw(outcome: str, title: str, across: str, up: str, guide: Line, lines: Se
         height=HEIGHT,
         explicit_size=True,
         legend_at_bottom=True,
-        legend_at_bottom_columns=3,
+        legend_at_bottom_columns=4,
+        # Room for a second line of names is not made otherwise.
+        margin_bottom=40,
         truncate_legend=-1,
         dots_size=2,
         no_data_text="nothing judged yet",

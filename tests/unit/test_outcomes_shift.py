@@ -55,6 +55,7 @@ def test_a_column_that_moves_is_found_and_named(column: int, move: Callable[[int
     moved = watch(2, 1)
     assert [moved.add(row) for row in move(FULL)].count(True) == 1
     assert moved.found == 1
+    assert moved.shifted == [column]
     assert moved.psi[column] == moved.worst == moved.severity > 0.25
     assert max(index for place, index in enumerate(moved.psi) if place != column) < 0.1
 
@@ -71,7 +72,7 @@ def test_a_column_that_moves_by_itself_is_no_news() -> None:
     for number in range(4 * FULL):
         assert not moved.add((number % 3, float(number)))
     assert moved.psi[1] > 1.0
-    assert (moved.found, moved.worst) == (0, 0.0)
+    assert (moved.found, moved.worst, moved.shifted) == (0, 0.0, [])
 
 
 @pytest.mark.parametrize("at", [0, 1, EVERY, FULL - 1, FULL, FULL + 9, 2 * FULL])

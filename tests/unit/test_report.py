@@ -167,7 +167,7 @@ def test_a_cold_learner_goes_by_nothing() -> None:
     report = report_learner(OutcomeLearner("buy", ("a",), "s1"))
     assert (report.features, report.trend) == ([], None)
     assert report.quality == Quality(
-        "C", [f"0 {kind} labels so far: a model needs 100 or more" for kind in ("positive", "negative")]
+        "C", [f"0 {kind} labels judged so far: a model needs 100 or more" for kind in ("positive", "negative")]
     )
 
 
@@ -189,14 +189,15 @@ def test_data_is_graded_by_what_is_found(learner: OutcomeLearner) -> None:
     for each in delayed(0.2, 3 * EVERY * BLOCK, 100):
         a, b = each.features
         moved = 3.0 if each.offset >= 2 * EVERY * BLOCK else 0.0
-        poor.learn(msgspec.structs.replace(each, features=(a, b + moved, *[1.0] * 6), prediction=None))
-        if each.stage == "exposed" and each.offset in (300, 3_000, 3 * EVERY * BLOCK - 1):
+        stored = None if each.offset % 10 == 0 else 0.3
+        poor.learn(msgspec.structs.replace(each, features=(a, b + moved, *[1.0] * 6), prediction=stored))
+        if each.stage == "exposed" and each.offset in (350, 3_000, 3 * EVERY * BLOCK - 1):
             found.append(grade_data(poor))
-    unscored = "100% of the matured labels have no stored prediction"
+    unscored = "10% of the matured labels have no stored prediction"
     silent = "6 of 8 columns never change: silent0, silent1, silent2, silent3, silent4, ..."
     few, some, many = found
     assert (few.grade, few.findings[1:]) == ("C", [unscored])
-    assert few.findings[0].endswith(" positive labels so far: a model needs 100 or more")
+    assert few.findings[0].endswith(" positive labels judged so far: a model needs 100 or more")
     assert some == Quality("C", [unscored, silent])
     assert many == Quality("D", [unscored, silent, "1 columns have shifted: b"])
 
