@@ -21,8 +21,9 @@ from models.outcomes.f4 import F4
 from models.outcomes.features import MOVING, SCHEMA
 from models.outcomes.model import Model, Restore
 from models.outcomes.policies import FakeNegativeWeighting, Policy, Wait
+from models.outcomes.recalibration import Recalibration, RecalibrationState
 from models.outcomes.regression import Regression
-from models.outcomes.scorers import Scorer
+from models.outcomes.scorers import RawScorer, RecalibratedScorer, Scorer
 from models.outcomes.shift import Shift, ShiftState
 from schemas.example import Example
 
@@ -53,12 +54,12 @@ class ExampleRefused(ValueError):
 class Speaker(Model, Protocol):
     """A model that can be champion."""
 
-    def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> Scorer | None:
+    def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> RawScorer | None:
         """A frozen copy of what is known now, for rows of the columns `names`; None while that is nothing."""
 
 
 class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a learner is restored from; one written before rows were watched begins to."""
+    """What a learner is restored from; one written before rows were watched, or the map learned, begins to."""
 
     outcome: str
     names: tuple[str, ...]
@@ -69,6 +70,7 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
     championship: ChampionshipState
     drift: DriftState
     shift: ShiftState = ShiftState()
+    recalibration: RecalibrationState | None = None
     renewed: int | None
     contest: bytes
 
@@ -77,7 +79,8 @@ class OutcomeLearner:
     """Learns one outcome's probability from its examples.
 
     `rows` counts the examples taken, by stage; `served` judges the predictions that were stored at exposure, which are
-    those of the champions of that time, and `contest` what each contestant would have said. When `drift` finds that the
+    those of the champions of that time, and `contest` what each contestant would have said. What the champion says goes
+    through `recalibration` while it is better for it. When `drift` finds that the
     champion's residuals have moved, or `shift` that the rows have, a fresh F4 begins to challenge it.
     Not safe for use from two threads at once.
     """
@@ -119,6 +122,7 @@ class OutcomeLearner:
         ]
         self.contest = Contest(contestants, window=window)
         self.championship = Championship([each.name for each in contestants], FIRST)
+        self.recalibration = Recalibration()
 
     def learn(self, example: Example) -> None:
         """Take one example in; raises ExampleRefused, and changes nothing, where it does not fit this learner.
@@ -129,6 +133,10 @@ class OutcomeLearner:
         self.rows[example.stage] += 1
         if example.stage == "matured":
             self.served.add(example.prediction, example.label, list_segments(example))
+            if not self.cold:
+                # By what the champion says now, not at exposure: it may have put itself right since.
+                now = self.contest.find(self.champion).model.see(example.features).prediction
+                self.recalibration.learn(now, example.label == 1)
         said = self.contest.take(example)
         if said is not None:
             self._judge(said, example.label)
@@ -160,8 +168,11 @@ class OutcomeLearner:
         """
         if self.cold:
             return None
-        model = cast(Speaker, self.contest.find(self.find_speaker(promoted)).model)
-        return model.scorer(self.names, outcome=self.outcome, schema=self.schema)
+        speaker = self.find_speaker(promoted)
+        model = cast(Speaker, self.contest.find(speaker).model)
+        raw = model.scorer(self.names, outcome=self.outcome, schema=self.schema)
+        parameters = self.recalibration.parameters if speaker == self.champion else None
+        return raw if raw is None or parameters is None else RecalibratedScorer(raw, parameters)
 
     def metrics(self) -> dict[str, float]:
         """Of what was served the names of `Evaluation.metrics`; the contestants' after their name and a dot.
@@ -169,10 +180,12 @@ class OutcomeLearner:
         `crowned` counts changes of the champion, `drifts` those of what it gets wrong, `drift_severity` says by how
         much the mean residual moved at the last of them. `shifts` and `shift_severity` are `found` and `severity` of
         the `shift`, and `psi` is the highest index of the newest block of rows, absent before there were two.
+        `recalibrated` is 1 while what the champion says is recalibrated.
         """
         found = self.served.metrics() | {"crowned": float(self.championship.crowned)}
         found |= {"drifts": float(self.drift.found), "drift_severity": self.drift.severity}
         found |= {"shifts": float(self.shift.found), "shift_severity": self.shift.severity}
+        found["recalibrated"] = float(self.recalibration.used)
         if self.shift.psi:
             found["psi"] = self.shift.worst
         for name, metrics in self.contest.metrics().items():
@@ -191,6 +204,7 @@ class OutcomeLearner:
             championship=self.championship.state(),
             drift=self.drift.state(),
             shift=self.shift.state(),
+            recalibration=self.recalibration.state(),
             renewed=self._renewed,
             contest=self.contest.to_bytes(),
         )
@@ -206,6 +220,8 @@ class OutcomeLearner:
         learner.championship = Championship.restore(state.championship)
         learner.drift = Drift.restore(state.drift)
         learner.shift.resume(state.shift)
+        if state.recalibration is not None:
+            learner.recalibration = Recalibration.restore(state.recalibration)
         learner._renewed = state.renewed
         learner.contest = Contest.from_bytes(state.contest, ENTRIES)
         return learner
@@ -215,6 +231,7 @@ class OutcomeLearner:
         spoke, crowned = said[championship.names.index(championship.champion)], championship.crowned
         championship.judge(said, label)
         if championship.crowned != crowned:
+            self.recalibration = Recalibration()
             self.drift.begin()
         elif spoke is not None and self.drift.add(label - spoke):
             self._renew(REST)

@@ -7,11 +7,10 @@ their order. While the raw probabilities are right it leaves them as they are, t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from models.outcomes.evaluation import log_loss
 from models.outcomes.scorer import sigmoid
@@ -24,11 +23,14 @@ MARGIN: Final = 3.0
 """The log-loss that must have been gained, in nats and decayed, before the map is used; it is left again at 0."""
 FLOOR: Final = 1e-6
 
+Parameters = tuple[float, float, float]
+"""a, b and c of the map."""
+
 
 class RecalibrationState(msgspec.Struct, frozen=True, array_like=True):
     """What a `Recalibration` is restored from."""
 
-    parameters: tuple[float, float, float]
+    parameters: Parameters
     curvature: tuple[float, ...]
     gained: float
     used: bool
@@ -50,23 +52,24 @@ class Recalibration:
 
     def __init__(self) -> None:
         """Begin with the identity."""
-        self._parameters = [1.0, 1.0, 0.0]
-        self._curvature = np.eye(3) * PRIOR
+        self._parameters: Parameters = (1.0, 1.0, 0.0)
+        self._curvature = [PRIOR, 0.0, 0.0, 0.0, PRIOR, 0.0, 0.0, 0.0, PRIOR]
         self._gained = 0.0
         self.used = False
         """Whether the map is applied: it has been better than the raw probabilities lately."""
 
     def __call__(self, raw: float) -> float:
         """The recalibrated probability; `raw` itself while the map is not used."""
-        return self._map(raw) if self.used else raw
+        return bend(self._parameters, raw) if self.used else raw
 
-    def apply(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same of many, shape (n,): the same bits as one by one."""
-        return np.array([self._map(each) for each in raw.tolist()], np.float64) if self.used else raw
+    @property
+    def parameters(self) -> Parameters | None:
+        """Those of the map (`bend`); None while it is not used."""
+        return self._parameters if self.used else None
 
     def learn(self, raw: float, label: bool) -> None:
         """Take the label of a row in that was stored as `raw`, before recalibration."""
-        said = self._map(raw)
+        said = bend(self._parameters, raw)
         keep = 0.5 ** (1.0 / HALF_LIFE)
         self._gained = max(self._gained * keep + log_loss(raw, int(label)) - log_loss(said, int(label)), -MARGIN)
         self.used = self._gained > (0.0 if self.used else MARGIN)
@@ -74,49 +77,56 @@ class Recalibration:
 
     def state(self) -> RecalibrationState:
         """Everything."""
-        a, b, c = self._parameters
-        return RecalibrationState((a, b, c), tuple(self._curvature.ravel().tolist()), self._gained, self.used)
+        return RecalibrationState(self._parameters, tuple(self._curvature), self._gained, self.used)
 
     @classmethod
     def restore(cls, state: RecalibrationState) -> Recalibration:
         """The recalibration that wrote `state`, to the bit."""
         made = cls()
-        made._parameters = list(state.parameters)
-        made._curvature = np.array(state.curvature).reshape(3, 3)
+        made._parameters = state.parameters
+        made._curvature = list(state.curvature)
         made._gained, made.used = state.gained, state.used
         return made
 
-    def _map(self, raw: float) -> float:
-        a, b, c = self._parameters
-        low, high, _ = _terms(raw)
-        return min(max(sigmoid(a * low + b * high + c), FLOOR), 1.0 - FLOOR)
+    def _step(self, terms: Parameters, error: float, slope: float, keep: float) -> None:
+        held = self._curvature
+        prior = PRIOR * (1.0 - keep)
+        for row, left in enumerate(terms):
+            for column, right in enumerate(terms):
+                place = 3 * row + column
+                held[place] = held[place] * keep + left * right * slope + (prior if row == column else 0.0)
+        step = _solve(held, [error * term for term in terms])
+        a, b, c = (before - each for before, each in zip(self._parameters, step, strict=True))
+        self._parameters = (max(a, 0.01), max(b, 0.01), c)
 
-    def _step(self, terms: tuple[float, float, float], error: float, slope: float, keep: float) -> None:
-        outer = np.multiply.outer(terms, terms)
-        self._curvature = self._curvature * keep + outer * slope + np.eye(3) * (PRIOR * (1.0 - keep))
-        step = _solve(self._curvature.tolist(), [error * term for term in terms])
-        a, b, c = (held - each for held, each in zip(self._parameters, step, strict=True))
-        self._parameters = [max(a, 0.01), max(b, 0.01), c]
+
+def bend(parameters: Parameters, raw: float) -> float:
+    """The map with `parameters` at `raw`, within `FLOOR` and 1 - `FLOOR`.
+
+    >>> bend((1.0, 1.0, 0.0), 0.25), round(bend((1.0, 1.0, -1.0), 0.25), 3)
+    (0.25, 0.109)
+    """
+    a, b, c = parameters
+    low, high, _ = _terms(raw)
+    return min(max(sigmoid(a * low + b * high + c), FLOOR), 1.0 - FLOOR)
 
 
-def _terms(raw: float) -> tuple[float, float, float]:
+def _terms(raw: float) -> Parameters:
     held = min(max(raw, FLOOR), 1.0 - FLOOR)
     return math.log(held), -math.log(1.0 - held), 1.0
 
 
-def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+def _solve(matrix: Sequence[float], right: Sequence[float]) -> list[float]:
     """Solution of three equations by Cramer's rule: plain arithmetic, so the same bits on every machine."""
     whole = _determinant(matrix)
-    return [
-        _determinant([[*row[:place], value, *row[place + 1 :]] for row, value in zip(matrix, right, strict=True)])
-        / whole
-        for place in range(3)
-    ]
+    replaced = []
+    for place in range(3):
+        changed = list(matrix)
+        changed[place::3] = right
+        replaced.append(_determinant(changed) / whole)
+    return replaced
 
 
-def _determinant(m: list[list[float]]) -> float:
-    return (
-        m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1])
-        - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
-        + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
-    )
+def _determinant(of: Sequence[float]) -> float:
+    a, b, c, d, e, f, g, h, i = of
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -60,7 +60,8 @@ class OutcomeReport(msgspec.Struct, frozen=True, kw_only=True):
     than the champion (log of a bettor's money), `threshold` what is asked for. `features` are what the champion goes
     by, the most important first. `trend` is by how much relative cross-entropy has risen in the newest quarter of the
     labels against the quarter before (above 0 is better), None where there are too few. `drifts` and `drift_severity`
-    are of what the champion gets wrong, `shifts` and `shift_severity` of the rows.
+    are of what the champion gets wrong, `shifts` and `shift_severity` of the rows; `recalibrated` says whether what the
+    champion says goes through a map at present.
     """
 
     outcome: str
@@ -79,6 +80,7 @@ class OutcomeReport(msgspec.Struct, frozen=True, kw_only=True):
     drift_severity: float = 0.0
     shifts: int = 0
     shift_severity: float = 0.0
+    recalibrated: bool = False
 
     @property
     def judged(self) -> list[Judgement]:
@@ -129,6 +131,7 @@ def report_learner(learner: OutcomeLearner) -> OutcomeReport:
         drift_severity=learner.drift.severity,
         shifts=shift.found,
         shift_severity=shift.severity,
+        recalibrated=learner.recalibration.used,
     )
 
 

@@ -98,7 +98,7 @@ def describe(report: OutcomeReport) -> str:
 
 
 def describe_health(report: OutcomeReport) -> list[str]:
-    """Grade, trend, drifts and shifts, a line each as far as they are known."""
+    """Grade, trend, drifts, shifts and recalibration, a line each as far as they are known."""
     lines = []
     if report.quality is not None:
         found = "; ".join(report.quality.findings) or "nothing found"
@@ -112,6 +112,8 @@ def describe_health(report: OutcomeReport) -> list[str]:
         )
     if report.shifts:
         lines.append(f"{report.shifts:,} shifts of the features, the last by an index of {report.shift_severity:.2f}")
+    if report.recalibrated:
+        lines.append("what the champion says is recalibrated at present: it had drifted off what comes true")
     return lines
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from models.outcomes.evaluation import log_loss
 from models.outcomes.f4 import F4
 from models.outcomes.features import CATEGORICAL, FEATURES, SCHEMA
 from models.outcomes.learner import FIRST, FRESH, WARM, ExampleRefused, OutcomeLearner
+from models.outcomes.recalibration import Recalibration
 from models.outcomes.regression import Regression
-from models.outcomes.scorers import open_scorer
+from models.outcomes.scorers import RecalibratedScorer, open_scorer
 from models.outcomes.shift import BLOCK, EVERY, ShiftState
 from schemas.example import Example, Stage
 from tests.unit.test_outcomes_contest import delayed
@@ -116,6 +120,64 @@ def test_the_scorer_is_the_champions_to_the_bit(warm: OutcomeLearner) -> None:
         assert again.score_one(row) == pytest.approx(named.contest.find(name).model.see(row).prediction, abs=1e-12)
         assert (again.names, again.outcome, again.schema) == (NAMES, "buy", "s1")
         assert [each.name for each in again.contributions(row, 1)] == ["a"]
+
+
+def capped(rows: int, seed: int = 1) -> list[Example]:
+    """Matured labels whose chance rises with the first feature to a half and no further: no logistic curve does so."""
+    chance = random.Random(seed)
+    drawn = [chance.uniform(-2.0, 2.0) for _ in range(rows)]
+    labels = [int(chance.random() < 0.5 / (1.0 + math.exp(-4.0 * x))) for x in drawn]
+    return [
+        example((x, 0.0), "matured", label, example_id=str(number))
+        for number, (x, label) in enumerate(zip(drawn, labels, strict=True))
+    ]
+
+
+def test_what_a_champion_says_is_recalibrated_while_it_is_better_for_it() -> None:
+    learner = OutcomeLearner("buy", NAMES, "s1")
+    learner.championship.crown("regression-wait")
+    for each in capped(4_000):
+        learner.learn(each)
+    assert learner.metrics()["recalibrated"] == 1.0
+    scorer, resumed = learner.scorer(), OutcomeLearner.from_bytes(learner.to_bytes()).scorer()
+    assert isinstance(scorer, RecalibratedScorer)
+    assert resumed is not None
+    assert resumed.to_bytes() == scorer.to_bytes()
+    fresh = capped(4_000, seed=2)
+    rows = np.array([each.features for each in fresh])
+    said, raw = scorer.score(rows).tolist(), scorer.raw.score(rows).tolist()
+    gained = [
+        log_loss(before, each.label) - log_loss(after, each.label)
+        for before, after, each in zip(raw, said, fresh, strict=True)
+    ]
+    assert sum(gained) / len(gained) > 0.005
+    again = open_scorer(scorer.to_bytes())
+    assert [again.score_one(each.features) for each in fresh] == said
+    assert again.contributions(fresh[0].features, 1) == scorer.raw.contributions(fresh[0].features, 1)
+    # The map is the champion's alone.
+    promoted = learner.scorer("regression-fnw")
+    assert promoted is not None
+    assert not isinstance(promoted, RecalibratedScorer)
+
+
+def test_a_new_champion_begins_without_a_map(warm: OutcomeLearner) -> None:
+    learner = OutcomeLearner.from_bytes(warm.to_bytes())
+    said = tuple({**dict.fromkeys(learner.championship.names, 0.9), "regression-fnw": 0.1}.values())
+    learner.contest.take = lambda example: said  # type: ignore[method-assign]
+    while learner.champion == FIRST:
+        assert learner.recalibration.state() != Recalibration().state()
+        learner.learn(example(stage="matured"))
+    assert learner.champion == "regression-fnw"
+    assert learner.recalibration.state() == Recalibration().state()
+
+
+@pytest.mark.parametrize("champion", ["f4-wait", "f4-fnw"])
+def test_what_is_right_is_left_as_it_is(champion: str) -> None:
+    learner = OutcomeLearner("buy", NAMES, "s1")
+    learner.championship.crown(champion)
+    for each in delayed(0.2, 3_000, 300):
+        learner.learn(each)
+        assert not learner.recalibration.used
 
 
 def test_codes_reach_every_model_and_are_remembered() -> None:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +54,6 @@ def test_the_order_of_two_scores_never_changes(labelled: list[tuple[float, bool]
     recalibration.used = True
     mapped = [recalibration(each) for each in sorted(raw)]
     assert mapped == sorted(mapped)
-    assert recalibration.apply(np.array(sorted(raw))).tolist() == mapped
 
 
 def test_a_restored_recalibration_goes_on_to_the_bit() -> None:
