@@ -284,7 +284,11 @@ class Engine:
 
     def _build_sources(self, isolation_level: str, seat: str | None) -> None:
         topics = self.settings.topics
-        learning = Learning(self.settings, self.redis, self.key, self.metrics)
+
+        def find_lag(partition: int) -> int:
+            return examples.lags().get(partition, 0)
+
+        learning = Learning(self.settings, self.redis, self.key, self.metrics, find_lag)
 
         def open_privacy(partition: int, fence: Fence) -> Session:
             return PrivacySession(self.settings, self.redis, self.producer, partition, fence, self.metrics)
@@ -313,10 +317,10 @@ class Engine:
             partitions=self.partitions,
             **reader,
         )
-        self._source("examples", topics.examples, learning.open, **reader)
+        examples = self._source("examples", topics.examples, learning.open, **reader)
         self._source("privacy", topics.privacy, open_privacy, **reader)
 
-    def _source(self, name: str, topic: str, open_session: SessionFactory, **options: Any) -> None:
+    def _source(self, name: str, topic: str, open_session: SessionFactory, **options: Any) -> BatchSource:
         channel = self.faust.channel(value_type=Offer)
         source = BatchSource(
             name, topic, self.settings, self.redis, channel.put, open_session, self.metrics, self.vitals, **options
@@ -326,6 +330,7 @@ class Engine:
             channel, name=AGENT_NAMES[name], concurrency=at_once, supervisor_strategy=PersistentSupervisor
         )(work_offers)
         self.sources.append(source)
+        return source
 
     def _build_web(self) -> web.Application:
         token = self.settings.http.token

@@ -42,7 +42,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     `examples` all that was learned. `contestants` holds by name what each model would have got, beside the `champion`
     that is in use: `log_loss`, `calibration_ratio`. `drifts` counts changes of what the champion gets wrong, and
     `drift_severity` is by how much its mean residual moved at the last. `shifts` counts changes of the rows, and `psi`
-    is the highest stability index of a column (None before there is one).
+    is the highest stability index of a column (None before there is one). `sampling_rate` is the share of the windows
+    that negatives are learned from.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     drift_severity: float = 0.0
     shifts: int = 0
     psi: float | None = None
+    sampling_rate: float = 1.0
     contestants: dict[str, dict[str, float]] = {}
 
 
@@ -163,6 +165,7 @@ class Metrics:
         )
         self.shifts = level("model_shifts", "Changes found in the rows that a model is asked about.", "model")
         self.psi = level("model_psi", "Highest population stability index of a feature; above 0.25 it moved.", "model")
+        self.sampling_rate = level("model_sampling_rate", "Share of the negatives that is learned from.", "model")
         self.model_version = level("model_version", "Examples offset that the loaded snapshot includes.", "model")
         self.model_age = level("model_age_seconds", "Time since the loaded snapshot was published.", "model")
         self.cache_ratio.follow(self._share_cached)
@@ -260,6 +263,7 @@ class Metrics:
         self.drifts.set(report.drifts, report.name)
         self.drift_severity.set(report.drift_severity, report.name)
         self.shifts.set(report.shifts, report.name)
+        self.sampling_rate.set(report.sampling_rate, report.name)
         self.model_version.set(report.version, report.name)
         self.model_age.follow(lambda: self._wall() - report.published_at / 1000, report.name)
 

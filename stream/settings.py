@@ -180,6 +180,11 @@ class Models(Section):
 
     snapshot_key: SecretStr | None = Field(None, description="signs snapshots; the same for every worker")
     snapshot_interval: Duration = Field(1_000, ge=50, description="how often a learner publishes at most")
+    sample_after: Duration = Field(
+        30_000,
+        ge=100,
+        description="how far learning may fall behind, in time of its own, before it samples negatives",
+    )
     reload_interval: Duration = Field(500, ge=20, description="how often a worker looks for newer ones")
     keep: int = Field(16, ge=2, description="newest snapshots kept, beside one an hour")
     pinned: int | None = Field(None, description="score with this version for ever; for comparisons")

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from models.lifecycle.sampling import REMEMBERED, Decision, find_following
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused
 from models.outcomes.learner import ExampleRefused, OutcomeLearner
 from models.recommend.learner import RecommendLearner
@@ -26,7 +27,8 @@ NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 class LearnerSet:
     """The learners of one examples partition.
 
-    `learned`, `repeated` and `refused` count records since this object was made. Not safe from two threads at once:
+    `learned`, `repeated` and `refused` count records since this object was made; `sampling` holds what was decided of
+    the rate at which negatives are learned, the newest `REMEMBERED` decisions. Not safe from two threads at once:
     nothing may be learned while `snapshots` runs elsewhere.
     """
 
@@ -38,6 +40,7 @@ class LearnerSet:
         self.outcomes: dict[str, OutcomeLearner] = {}
         self.recommend: RecommendLearner | None = None
         self.positions: dict[int, tuple[int, ...]] = {}
+        self.sampling: tuple[Decision, ...] = ()
         self.learned = self.repeated = self.refused = 0
         self._names = tuple(feature_names)
         self._schema = schema
@@ -63,6 +66,27 @@ class LearnerSet:
         self.learned += 1
         return True
 
+    @property
+    def rate(self) -> float:
+        """Share of the windows that are learned from as negatives."""
+        return self.sampling[-1].rate if self.sampling else 1.0
+
+    @property
+    def passed(self) -> int:
+        """Examples that were taken and not sampled, in all."""
+        return sum(learner.passed for learner in self.outcomes.values())
+
+    def sample(self, version: int, rate: float) -> None:
+        """Learn from a share of `rate` of the windows as negatives; `version` includes the examples taken so far."""
+        if rate != self.rate:
+            self.sampling = (*self.sampling, Decision(version, rate))[-REMEMBERED:]
+
+    def follow(self, sampling: Sequence[Decision], version: int) -> None:
+        """Take over what `sampling` says was decided before `version`, that of the next example to be taken."""
+        last = self.sampling[-1].version if self.sampling else -1
+        for decision in find_following(sampling, last, version):
+            self.sample(*decision)
+
     def snapshots(self, version: int, created_at: int, promoted: Mapping[str, str] = NOBODY) -> list[Snapshot]:
         """One snapshot a learner, outcomes by name and the recommender last.
 
@@ -71,7 +95,7 @@ class LearnerSet:
         with, not what is learned. All belong together: publish all or none.
         """
         taken = [
-            take_snapshot(learner, version, created_at, self.positions, promoted.get(name, ""))
+            take_snapshot(learner, version, created_at, self.positions, promoted.get(name, ""), self.sampling)
             for name, learner in sorted(self.outcomes.items())
         ]
         if self.recommend is not None:
@@ -97,6 +121,7 @@ class LearnerSet:
         if held is not None:
             # Of two numbers there were only in the first generation of a log.
             restored.positions = {of: (0, *place)[-3:] for of, place in held.positions.items()}
+            restored.sampling = held.sampling
         return restored
 
     def _route(self, record: Example | Interaction) -> None:
@@ -108,10 +133,10 @@ class LearnerSet:
         learner = self.outcomes.get(record.outcome)
         if learner is None:
             learner = OutcomeLearner(record.outcome, self._names, self._schema, categorical=self._categorical)
-            learner.learn(record)
+            learner.learn(record, self.rate)
             self.outcomes[record.outcome] = learner
         else:
-            learner.learn(record)
+            learner.learn(record, self.rate)
 
     def _resume(self, snapshot: Snapshot) -> None:
         try:
@@ -140,6 +165,7 @@ class LearnerSet:
             metrics=learner.metrics(),
             scoring=learner.scoring(),
             learning=learner.to_bytes(),
+            sampling=self.sampling,
         )
 
 
@@ -149,6 +175,7 @@ def take_snapshot(
     created_at: int,
     positions: Mapping[int, tuple[int, ...]],
     promoted: str = "",
+    sampling: tuple[Decision, ...] = (),
 ) -> Snapshot:
     """One learner's snapshot: `version`, `created_at` and `promoted` as in `LearnerSet.snapshots`."""
     scorer = learner.scorer(promoted)
@@ -163,8 +190,10 @@ def take_snapshot(
             **learner.metrics(),
             "matured": float(learner.rows["matured"]),
             "examples": float(sum(learner.rows.values())),
+            "passed": float(learner.passed),
         },
         scoring=b"" if scorer is None else scorer.to_bytes(),
         learning=learner.to_bytes(),
         champion=learner.find_speaker(promoted),
+        sampling=sampling,
     )

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from models.lifecycle.sampling import Decision
+
 Kind = Literal["outcome", "recommend"]
 
 MAC_BYTES: Final = 32
@@ -32,7 +34,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     where there are no features); `created_at` event time in epoch milliseconds. `positions` gives, for each partition
     of the events topic, the (generation, offset, index) of the last example learned, in snapshots of before there were
     generations (offset, index). `scoring` is what score workers load, empty while the model is cold; `learning` is
-    what the learner resumes from; `champion` names the contestant that speaks, by evidence or an operator's word.
+    what the learner resumes from; `champion` names the contestant that speaks, by evidence or an operator's word;
+    `sampling` is what was decided of the rate at which negatives are learned, the oldest first.
     """
 
     model: str
@@ -45,6 +48,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     scoring: bytes
     learning: bytes
     champion: str = ""
+    sampling: tuple[Decision, ...] = ()
 
     def by_contestant(self) -> dict[str, dict[str, float]]:
         """Metrics of each contestant, by its name; those without a name are of what was served."""

@@ -7,6 +7,7 @@ from matured labels only, so that each begins at the prior of the first of them.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -23,6 +24,19 @@ OPEN: Final = 20_000
 """Open windows whose predictions are kept, some 150 bytes each in every snapshot; windows beyond are not judged."""
 
 _WAIT: Final = Wait()
+
+
+def weigh_negative(example_id: str, rate: float) -> float:
+    """How much a window counts as a negative when a share of `rate` of all windows is looked at: 1/`rate`, or 0.
+
+    A window that was looked at under one rate is under every higher one.
+
+    >>> weigh_negative("a", 1.0), weigh_negative("a", 0.5), weigh_negative("c", 0.5)
+    (1.0, 0.0, 2.0)
+    """
+    if rate >= 1.0:
+        return 1.0
+    return 1.0 / rate if zlib.crc32(example_id.encode()) < rate * 2**32 else 0.0
 
 
 class Contestant(NamedTuple):
@@ -85,20 +99,23 @@ class Contest:
             window: (*sights[:place], None, *sights[place + 1 :]) for window, sights in self._pending.items()
         }
 
-    def take(self, example: Example) -> tuple[float | None, ...] | None:
+    def take(self, example: Example, negative: float = 1.0) -> tuple[float | None, ...] | None:
         """Take one example in; of a matured one, what the contestants had said of it, unless that is unknown.
 
-        None in place of what is said by a contestant that entered later.
+        None in place of what is said by a contestant that entered later. `negative` is what the window counts as a
+        negative (`weigh_negative`): with 0 its exposure is not looked at, so nobody is judged by it, and nothing but
+        a positive is learned from it.
         """
         self._newest = max(self._newest, example.exposed_at)
         if example.stage == "exposed":
-            self._expose(example)
+            if negative:
+                self._expose(example, negative)
             return None
         # A positive comes while its window is open, and the window matures later: only then it is done with.
         matured = example.stage == "matured"
         sights = (self._pending.pop if matured else self._pending.get)(example.example_id, None)
         for place, contestant in enumerate(self.contestants):
-            self._teach(contestant, example, None if sights is None else sights[place])
+            self._teach(contestant, example, None if sights is None else sights[place], negative)
         return self._judge(example, sights) if matured else None
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -148,30 +165,35 @@ class Contest:
         early = self._opened is None or example.exposed_at <= self._opened
         return _WAIT if early else contestant.policy
 
-    def _expose(self, example: Example) -> None:
+    def _expose(self, example: Example, negative: float) -> None:
         sights = []
         for contestant in self.contestants:
             sight = contestant.model.see(example.features)
-            self._teach(contestant, example, sight)
+            self._teach(contestant, example, sight, negative)
             sights.append(sight)
         if len(self._pending) < self._limit:
             self._pending[example.example_id] = tuple(sights)
 
-    def _teach(self, contestant: Contestant, example: Example, sight: Sight | None) -> None:
+    def _teach(self, contestant: Contestant, example: Example, sight: Sight | None, negative: float) -> None:
         policy, model, stage = self._policy(contestant, example), contestant.model, example.stage
         if stage == "matured" and stage in policy.stages:
+            if not negative and not example.label:
+                return
             # Not learned before, so the row can be seen afresh: by the model of today, not by that of a window ago.
             sight = model.see(example.features)
         elif sight is None:
             if stage not in policy.stages:
                 return
-            # One beyond the limit: its exposure was learned, and without its label it would stay a negative.
+            # One beyond the limit: its exposure was learned, and without its label it would stay a negative. Or one
+            # that was not sampled: those that were count for it as negatives, none does as a positive.
             sight = model.see(example.features)
-        target = policy.target(stage, example.label, sight.prediction)
+        teaches = stage in policy.stages
         if stage in policy.final:
-            model.combine(sight, example.label == 1)
-        if stage in policy.stages:
-            model.learn(example.features, target.label, target.weight)
+            # What is not learned from here was sampled at its exposure, whatever its label was to be.
+            model.combine(sight, example.label == 1, negative if teaches and not example.label else 1.0)
+        if teaches:
+            target = policy.target(stage, example.label, sight.prediction)
+            model.learn(example.features, target.label, target.weight * (1.0 if target.label else negative))
 
     def _judge(self, example: Example, sights: tuple[Sight | None, ...] | None) -> tuple[float | None, ...] | None:
         self.matured += 1

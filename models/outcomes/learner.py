@@ -14,7 +14,7 @@ from typing import Final, NoReturn, Protocol, cast
 import msgspec
 
 from models.outcomes.championship import Championship, ChampionshipState
-from models.outcomes.contest import WARM, Contest, Contestant
+from models.outcomes.contest import WARM, Contest, Contestant, weigh_negative
 from models.outcomes.drift import Drift, DriftState
 from models.outcomes.evaluation import Evaluation, EvaluationState, list_segments
 from models.outcomes.f4 import F4
@@ -71,6 +71,7 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
     drift: DriftState
     shift: ShiftState = ShiftState()
     recalibration: RecalibrationState | None = None
+    passed: int = 0
     renewed: int | None
     contest: bytes
 
@@ -78,11 +79,11 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
 class OutcomeLearner:
     """Learns one outcome's probability from its examples.
 
-    `rows` counts the examples taken, by stage; `served` judges the predictions that were stored at exposure, which are
-    those of the champions of that time, and `contest` what each contestant would have said. What the champion says goes
-    through `recalibration` while it is better for it. When `drift` finds that the
-    champion's residuals have moved, or `shift` that the rows have, a fresh F4 begins to challenge it.
-    Not safe for use from two threads at once.
+    `rows` counts the examples taken, by stage, and `passed` those of them that were not sampled; `served` judges the
+    predictions that were stored at exposure, which are those of the champions of that time, and `contest` what each
+    contestant would have said. What the champion says goes through `recalibration` while it is better for it. When
+    `drift` finds that the champion's residuals have moved, or `shift` that the rows have, a fresh F4 begins to
+    challenge it. Not safe for use from two threads at once.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class OutcomeLearner:
         self.names = tuple(feature_names)
         self.categorical = tuple(categorical)
         self.rows = {"exposed": 0, "fulfilled": 0, "matured": 0}
+        self.passed = 0
         self.served = Evaluation(window)
         self.drift = Drift()
         self.shift = Shift(len(self.names), self.categorical, MOVING if schema == SCHEMA else ())
@@ -124,23 +126,26 @@ class OutcomeLearner:
         self.championship = Championship([each.name for each in contestants], FIRST)
         self.recalibration = Recalibration()
 
-    def learn(self, example: Example) -> None:
+    def learn(self, example: Example, rate: float = 1.0) -> None:
         """Take one example in; raises ExampleRefused, and changes nothing, where it does not fit this learner.
 
-        What it teaches each model, and when, is up to the model's policy; a `matured` one judges them all.
+        What it teaches each model, and when, is up to the model's policy; a `matured` one judges them all. A share of
+        `rate` of the windows is learned from as negatives, each for 1/`rate` of them, and every positive is.
         """
         self._check(example)
         self.rows[example.stage] += 1
+        negative = weigh_negative(example.example_id, rate)
+        self.passed += not negative and not example.label
         if example.stage == "matured":
             self.served.add(example.prediction, example.label, list_segments(example))
-            if not self.cold:
+            if negative and not self.cold:
                 # By what the champion says now, not at exposure: it may have put itself right since.
                 now = self.contest.find(self.champion).model.see(example.features).prediction
                 self.recalibration.learn(now, example.label == 1)
-        said = self.contest.take(example)
+        said = self.contest.take(example, negative)
         if said is not None:
             self._judge(said, example.label)
-        if example.stage == "exposed" and self.shift.add(example.features) and not self.cold:
+        if example.stage == "exposed" and negative and self.shift.add(example.features) and not self.cold:
             self._renew(LONG_REST)
 
     @property
@@ -205,6 +210,7 @@ class OutcomeLearner:
             drift=self.drift.state(),
             shift=self.shift.state(),
             recalibration=self.recalibration.state(),
+            passed=self.passed,
             renewed=self._renewed,
             contest=self.contest.to_bytes(),
         )
@@ -215,7 +221,7 @@ class OutcomeLearner:
         """The learner that wrote `data`; raises msgspec.DecodeError, ValueError or KeyError for anything else."""
         state = msgspec.msgpack.decode(data, type=LearnerState)
         learner = cls(state.outcome, state.names, state.schema, categorical=state.categorical)
-        learner.rows = state.rows
+        learner.rows, learner.passed = state.rows, state.passed
         learner.served = Evaluation.restore(state.served)
         learner.championship = Championship.restore(state.championship)
         learner.drift = Drift.restore(state.drift)

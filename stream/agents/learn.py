@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
+from models.lifecycle.sampling import choose_rate
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, seal
 from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from schemas.example import Example, Interaction
@@ -37,6 +38,8 @@ SHARE: Final = 0.04
 
 AT_ONCE: Final = 16
 """Examples learned before others have the event loop: some milliseconds' worth."""
+ENOUGH: Final = 500
+"""Examples by which the pace of learning is known."""
 
 _decode = msgspec.json.Decoder(Example | Interaction).decode
 
@@ -53,12 +56,13 @@ def learn_value(learners: LearnerSet, value: bytes | None) -> int:
 
 @dataclass(frozen=True)
 class Learning:
-    """What all learn sessions of a worker share; `key` signs."""
+    """What all learn sessions of a worker share; `key` signs, `find_lag` tells examples of a partition not yet read."""
 
     settings: Settings
     redis: Redis
     key: bytes
     metrics: Metrics
+    find_lag: Callable[[int], int]
 
     def open(self, partition: int, fence: Fence) -> LearnSession:
         """Session for an examples partition just acquired."""
@@ -70,6 +74,7 @@ class LearnSession:
 
     def __init__(self, learning: Learning, partition: int, fence: Fence) -> None:
         self.learning = learning
+        self.partition = partition
         self.fence = fence
         self.tag = tag_source("examples", partition)
         self.learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
@@ -79,6 +84,8 @@ class LearnSession:
         self.published_at = time.monotonic()
         self.spent = 0.0
         """CPU seconds that the last publication took."""
+        self._taken, self._busy = 0, 0.0
+        """Examples learned and the seconds that they took, others' turns included, since the pace was last known."""
         self.created_at = fence.clock
 
     async def open(self) -> int:
@@ -119,14 +126,17 @@ class LearnSession:
         if self._sealing is not None:
             # An agent that was cancelled leaves its thread at work on the learners.
             await asyncio.wait([self._sealing])
+        began = time.monotonic()
         # It is offered the whole batch again: what was learned of it is not learned twice.
         for number, record in enumerate(records):
             if record.offset >= self._following:
                 self._learn(record)
                 self._following = record.offset + 1
+                self._taken += 1
                 if number % AT_ONCE == AT_ONCE - 1:
                     # Heartbeats and the score agent's batches do not wait for a whole batch of examples.
                     await asyncio.sleep(0)
+        self._busy += time.monotonic() - began
         if records[-1].offset >= self.fence.next:
             self.last = records[-1]
         await self._publish_if_due()
@@ -149,6 +159,7 @@ class LearnSession:
     async def _publish(self, last: Record) -> None:
         learning = self.learning
         version = rank(self.fence.generation, last.offset)
+        self.learners.sample(version, self._choose_rate())
         promoted = await list_promoted(learning.redis, self.tag)
         self._sealing = asyncio.ensure_future(asyncio.to_thread(self._seal, version, promoted))
         sealed = await asyncio.shield(self._sealing)
@@ -166,6 +177,18 @@ class LearnSession:
         )
         await advance_fence(learning.redis, self.tag, self.fence, to, commands)
         self.fence, self.last, self.published_at = to, None, time.monotonic()
+
+    def _choose_rate(self) -> float:
+        """At which rate to learn negatives from here on: at a lower one while what is waiting would take too long."""
+        lag, rate = self.learning.find_lag(self.partition), self.learners.rate
+        if lag and self._taken < ENOUGH:
+            return rate
+        delay = lag * self._busy / max(self._taken, 1)
+        self._taken, self._busy = 0, 0.0
+        chosen = choose_rate(rate, delay, self.learning.settings.models.sample_after / 1000)
+        if chosen != rate:
+            log.warning("%s: %.0f s behind: a share of %g of the negatives is learned now", self.tag, delay, chosen)
+        return chosen
 
     def _seal(self, version: int, promoted: Mapping[str, str]) -> list[tuple[str, int, bytes]]:
         began = time.thread_time()

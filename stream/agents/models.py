@@ -141,6 +141,7 @@ class ModelLoader:
                 drift_severity=found.get("drift_severity", 0.0),
                 shifts=int(found.get("shifts", 0)),
                 psi=found.get("psi"),
+                sampling_rate=snapshot.sampling[-1].rate if snapshot.sampling else 1.0,
                 contestants=snapshot.by_contestant(),
             )
         )

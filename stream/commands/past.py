@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from redis.asyncio import Redis
 
 from models.lifecycle.learners import LearnerSet
+from models.lifecycle.sampling import REMEMBERED, Decision
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused, seal
 from models.outcomes.features import CATEGORICAL, NAMES, SCHEMA
 from stream.agents.learn import learn_value
@@ -150,6 +151,7 @@ class Past:
             learners = LearnerSet.restore(held, NAMES, SCHEMA, CATEGORICAL)
         except SnapshotRefused as error:
             raise CommandError(f"{error}; it was learned by another release of nudge") from error
+        sampling = await self._read_sampling(group[0], base)
         moment = max((snapshot.created_at for snapshot in held), default=0)
         read = 0
         if start <= self.offset:
@@ -157,13 +159,25 @@ class Past:
                 async for record in records:
                     if record.offset > self.offset:
                         break
+                    learners.follow(sampling, rank(self.generation, record.offset))
                     # What is no example was passed over when it was learned, too.
                     with suppress(msgspec.DecodeError):
                         moment = max(moment, learn_value(learners, record.value))
                     read += 1
+        learners.follow(sampling, self.version + 1)
         promoted = {kept.model: await find_promoted(self.redis, kept.tag, kept.model, self.version) for kept in group}
         taken = learners.snapshots(self.version, moment, promoted)
         return [Relearned(snapshot, base, read) for snapshot in taken if snapshot.model in promoted]
+
+    async def _read_sampling(self, kept: Kept, base: int | None) -> Sequence[Decision]:
+        """What was decided of sampling by now. Raises `CommandError` where that does not reach back to `base`."""
+        sampling = (await open_version(self.redis, kept, kept.latest, self.key)).sampling
+        if len(sampling) == REMEMBERED and sampling[0].version > (-1 if base is None else base):
+            raise CommandError(
+                f"{kept.model}: version {self.version} can't be learned again: examples were sampled, and how is known "
+                f"from version {sampling[0].version} on"
+            )
+        return sampling
 
 
 def _print(found: Sequence[Relearned], *, as_json: bool) -> None:

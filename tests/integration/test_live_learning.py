@@ -152,7 +152,7 @@ async def test_a_batch_that_is_offered_again_is_learned_once(redis: Redis, redis
     settings = Settings(redis={"url": redis_url}, models={"snapshot_interval": "1h"})
     async with connect_redis(settings) as client:
         tag = tag_source("examples", 0)
-        learning = Learning(settings, client, KEY.encode(), Metrics())
+        learning = Learning(settings, client, KEY.encode(), Metrics(), lambda partition: 0)
         session = learning.open(0, await acquire_fence(client, tag, 0))
         touches = [
             Interaction(item_id="tea", role="view", ts=number, partition=0, offset=number, index=1)

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,16 +44,16 @@ class Live(NamedTuple):
     worker: Worker
     redis: Redis
 
-    async def send(self, part: int) -> None:
-        """Send a part of the log, and wait until all that comes of it is learned and published."""
-        log = compose_log(RECORDS, people=600)
-        await self.job.send(log[part * RECORDS // PARTS : (part + 1) * RECORDS // PARTS], rate=3_000)
-        await self.job.wait_until((part + 1) * RECORDS // PARTS)
+    async def send(self, part: int, parts: int = 1, rate: float | None = 3_000) -> None:
+        """Send some parts of the log, events a second, and wait until all that comes of it is learned and published."""
+        log, end = compose_log(RECORDS, people=600), (part + parts) * RECORDS // PARTS
+        await self.job.send(log[part * RECORDS // PARTS : end], rate=rate)
+        await self.job.wait_until(end)
         await self.job.wait_drained()
         async with open_consumer(self.job.settings) as consumer:
             places = await find_partitions(self.job.settings, self.job.settings.topics.examples)
-            (end,) = (await find_ends(consumer, places)).values()
-        await wait_for(self._is_learned, end)
+            (last,) = (await find_ends(consumer, places)).values()
+        await wait_for(self._is_learned, last)
 
     async def _is_learned(self) -> int:
         return int(await self.redis.hget(name_key("fence", EXAMPLES), "next") or -1)
@@ -110,25 +111,33 @@ async def run(config: Path, *arguments: object, key: str = KEY) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, words, env=environment)
 
 
-@pytest.fixture
-async def live(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Live]:
-    """A worker that has learned the first part of the log and keeps every version of it."""
+OPTIONS: dict[str, Any] = {"snapshot_interval": 100, "reload_interval": 50, "keep": 10_000}
+
+
+@asynccontextmanager
+async def start_live(servers: Servers, redis: Redis, prefix: str, folder: Path, **models: Any) -> AsyncIterator[Live]:
+    """A worker that keeps every version of what it learns."""
     options = eager(
-        clock="event",
-        models={"snapshot_interval": 100, "reload_interval": 50, "keep": 10_000},
-        rules=(ScoreRule(name="likely", at_least=0.02, cooldown=0),),
+        clock="event", models=OPTIONS | models, rules=(ScoreRule(name="likely", at_least=0.02, cooldown=0),)
     )
-    job = Job(servers, redis, topic_prefix, tmp_path, options)
+    job = Job(servers, redis, prefix, folder, options)
     await job.create_topics()
     worker = job.start_worker()
     try:
         await worker.wait_ready()
         found = Live(job, worker, redis)
-        await found.send(0)
         yield found
         assert worker.errors() == []
     finally:
         job.end()
+
+
+@pytest.fixture
+async def live(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Live]:
+    """With the first part of the log learned."""
+    async with start_live(servers, redis, topic_prefix, tmp_path) as found:
+        await found.send(0)
+        yield found
 
 
 CONTESTANTS = [name for name in ENTRIES if name != FRESH]
@@ -193,6 +202,28 @@ async def test_a_past_version_is_learned_again_to_the_bit(live: Live, tmp_path: 
     assert {row["model"]: row["from"] for row in found}["click"] == base
     # One that is kept is what it is.
     await check_past(live, newest, published[newest], newest, tmp_path)
+
+
+async def test_negatives_are_sampled_while_learning_is_behind_and_that_is_learned_again_too(
+    servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Would have caught: a version that no one can learn again, for nobody knows which examples were passed over."""
+    async with start_live(servers, redis, topic_prefix, tmp_path, sample_after=100) as live:
+        await live.send(0, PARTS, rate=None)
+        published = await live.published()
+        newest = opened(published[await live.newest()]["click"])
+        decided = newest.sampling
+        assert min(decision.rate for decision in decided) < 1.0
+        assert 0 < newest.metrics["passed"] < newest.metrics["examples"]
+        await live.wait_used("click", newest.version)
+        [told] = re.findall(r'^nudge_model_sampling_rate\{model="click"\} (\S+)', live.worker.metrics(), re.M)
+        assert float(told) == decided[-1].rate
+
+        # Given: neither it nor any before it is kept.
+        *_, wanted, _ = [version for version, of_version in published.items() if len(of_version) == len(MODELS)]
+        assert wanted > decided[0].version
+        await live.forget(*[version for version in published if version <= wanted])
+        await check_past(live, wanted, published[wanted], None, tmp_path)
 
 
 async def check_past(

@@ -24,7 +24,7 @@ TYPES = {
         "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "sentiment_level",
         "sentiment_model", "model_log_loss",
         "model_champion", "model_contestant_log_loss", "model_contestant_calibration_ratio", "model_drifts",
-        "model_drift_severity", "model_shifts", "model_psi",
+        "model_drift_severity", "model_shifts", "model_psi", "model_sampling_rate",
         "model_calibration_ratio", "model_ece", "model_auc", "model_version", "model_age_seconds", "busy_ratio",
         "paused",
     },

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from models.outcomes.contest import WARM, Contest, Contestant
+from models.outcomes.contest import WARM, Contest, Contestant, weigh_negative
 from models.outcomes.f4 import F4
 from models.outcomes.model import Sight
 from models.outcomes.policies import POLICIES
@@ -46,6 +48,45 @@ def delayed(rate: float, rows: int, window: int, seed: int = 7) -> Iterator[Exam
             late = number + chance.randrange(1, window)
             due.setdefault(late, []).append(example(number, "fulfilled", 1, features))
         due.setdefault(number + window, []).append(example(number, "matured", label, features))
+
+
+@given(st.text(max_size=12), st.floats(0.01, 1.0), st.floats(0.01, 1.0))
+def test_what_is_sampled_at_one_rate_is_at_every_higher_one(example_id: str, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert weigh_negative(example_id, low) in (0.0, 1.0 / low)
+    if weigh_negative(example_id, low):
+        assert weigh_negative(example_id, high) == 1.0 / high
+
+
+@pytest.mark.parametrize("rates", [(0.25,), (0.5, 0.125)])
+@pytest.mark.parametrize("policy", ["wait", "fake-negative-weighting"])
+def test_sampled_negatives_do_not_bias_a_sound_policy(policy: str, rates: tuple[float, ...]) -> None:
+    """Also where the rate has changed between a window's beginning and its end."""
+    taught = Counting(2)
+    judged = Contest([Contestant(policy, taught, POLICIES[policy])], window=500)
+    labels = 0
+    for number, each in enumerate(delayed(0.1, 12_000, 300)):
+        negative = weigh_negative(each.example_id, rates[number // 400 % len(rates)])
+        judged.take(each, negative)
+        labels += each.label and each.stage == "matured"
+    metrics = judged.metrics()[policy]
+    assert 1_000 < metrics["rows"] < 6_000
+    assert metrics["rows"] + metrics["unscored"] == 12_000
+    assert metrics["calibration_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert metrics["log_loss"] < metrics["base_log_loss"]
+    assert taught.positives == pytest.approx(labels, abs=WARM)
+    assert taught.negatives < 5_000
+
+
+class Counting(F4):
+    """Counts what it is taught."""
+
+    positives = negatives = 0
+
+    def learn(self, row: Sequence[float], label: bool, weight: float = 1.0) -> None:
+        self.positives += label
+        self.negatives += not label
+        super().learn(row, label, weight)
 
 
 def contest() -> Contest:

@@ -163,7 +163,7 @@ def test_what_a_champion_says_is_recalibrated_while_it_is_better_for_it() -> Non
 def test_a_new_champion_begins_without_a_map(warm: OutcomeLearner) -> None:
     learner = OutcomeLearner.from_bytes(warm.to_bytes())
     said = tuple({**dict.fromkeys(learner.championship.names, 0.9), "regression-fnw": 0.1}.values())
-    learner.contest.take = lambda example: said  # type: ignore[method-assign]
+    learner.contest.take = lambda example, negative: said  # type: ignore[method-assign]
     while learner.champion == FIRST:
         assert learner.recalibration.state() != Recalibration().state()
         learner.learn(example(stage="matured"))

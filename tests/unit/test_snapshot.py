@@ -313,7 +313,7 @@ def test_every_learner_knows_which_columns_are_codes() -> None:
 
 async def test_the_learn_agents_learners_know_them_too() -> None:
     fence = Fence(owner="w", epoch=1, next=0, clock=0, watermark=0, last_hash="", emitted=NOWHERE)
-    session = LearnSession(Learning(Settings(), cast(Any, None), KEY, Metrics()), 0, fence)
+    session = LearnSession(Learning(Settings(), cast(Any, None), KEY, Metrics(), lambda partition: 0), 0, fence)
     whole = replace(example(0), features=(0.0,) * len(features.NAMES), schema=features.SCHEMA)
     await session.handle([Record(0, 0, msgspec.json.encode(whole))])
     assert session.learners.outcomes["buy"].categorical == features.CATEGORICAL
