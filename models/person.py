@@ -34,7 +34,23 @@ _json = msgspec.json.Encoder()
 TINY: Final = 1e-290
 _COUNTS: Final[dict[Role, str]] = {role: f"events_{role}" for role in ROLES}
 
-COMMUTING: Final = (*_COUNTS.values(), "sentiment", "sentiment_n", "revenue", "version", "first_seen", "last_seen")
+PACED: Final[tuple[Role, ...]] = ("exposure", "click", "view", "intent", "conversion")
+"""Roles whose events are counted at two paces more."""
+BRIEF: Final = HALF_LIFE / 7
+LASTING: Final = HALF_LIFE / 7 * 30
+"""Half-lives of the two, a day and thirty days, in milliseconds."""
+_PLACES: Final[dict[Role, int]] = {role: place for place, role in enumerate(PACED)}
+
+COMMUTING: Final = (
+    *_COUNTS.values(),
+    "paces",
+    "sentiment",
+    "sentiment_n",
+    "revenue",
+    "version",
+    "first_seen",
+    "last_seen",
+)
 """Fields that are the same, to within 1e-9, in whatever order a person's events come, late ones among them.
 
 Counts and sums decay by one factor for all times, so an event adds the same wherever it stands, and the mean of the
@@ -56,6 +72,8 @@ class Person(Profile, kw_only=True, gc=False):
     """Three-byte hashes of the last 64 distinct items bought, the newest first."""
     seen: bytes = b""
     """The last eight events, the newest first: 48 bits of the id's hash and 16 bits of the minute."""
+    paces: tuple[float, ...] = (0.0,) * (2 * len(PACED))
+    """Decayed counts of the roles in `PACED`, five of half-life `BRIEF` and five of half-life `LASTING`."""
     last_conversion: int = 0
     """Time of the latest conversion, epoch milliseconds; 0 if none."""
     sessions: bytes = b""
@@ -109,6 +127,8 @@ def advance(person: Person, event: Event, role: Role, sentiment: float | None, l
     weight = _decay_to(person, ts)
     count = _COUNTS[role]
     setattr(person, count, getattr(person, count) + weight)
+    if role in _PLACES:
+        _count_paced(person, _PLACES[role], ts)
     if sentiment is not None:
         total = person.sentiment_n + weight
         # Text centuries apart in event time: its weight is nothing, and nothing can't be divided by.
@@ -149,9 +169,24 @@ def _decay_to(person: Person, ts: int) -> float:
     person.events_conversion *= decay
     person.events_feedback *= decay
     person.events_other *= decay
+    brief, lasting = math.exp2(-elapsed / BRIEF), math.exp2(-elapsed / LASTING)
+    # Written out, it takes half the time of a loop.
+    a, b, c, d, e, f, g, h, i, j = person.paces
+    person.paces = (
+        a * brief, b * brief, c * brief, d * brief, e * brief,
+        f * lasting, g * lasting, h * lasting, i * lasting, j * lasting,
+    )  # fmt: skip
     if person.weights:
         person.weights = tuple([weight * decay for weight in person.weights])
     return 1.0
+
+
+def _count_paced(person: Person, place: int, ts: int) -> None:
+    age = ts - person.last_seen
+    paces = list(person.paces)
+    paces[place] += math.exp2(age / BRIEF) if age else 1.0
+    paces[place + len(PACED)] += math.exp2(age / LASTING) if age else 1.0
+    person.paces = tuple(paces)
 
 
 def _convert(person: Person, event: Event, late: bool) -> None:

@@ -39,12 +39,21 @@ class Feature(NamedTuple):
     kind: Kind = "number"
 
 
+_COUNTED: Final = {
+    "exposures": "exposures",
+    "clicks": "clicks",
+    "views": "views",
+    "intents": "intents",
+    "conversions": "conversion events",
+}
+_PACES: Final = {"": "seven days", "_day": "one day", "_month": "thirty days"}
+
 FEATURES: Final[tuple[Feature, ...]] = (
-    Feature("exposures", "log(1+n)", "decayed count of exposures"),
-    Feature("clicks", "log(1+n)", "decayed count of clicks"),
-    Feature("views", "log(1+n)", "decayed count of views"),
-    Feature("intents", "log(1+n)", "decayed count of intents"),
-    Feature("conversions", "log(1+n)", "decayed count of conversion events"),
+    *(
+        Feature(f"{name}{pace}", "log(1+n)", f"count of {what}, of half-life {half_life}")
+        for pace, half_life in _PACES.items()
+        for name, what in _COUNTED.items()
+    ),
     Feature("texts", "log(1+n)", "decayed count of texts behind the sentiment"),
     Feature("sentiment", "-1..1", "decayed mean sentiment"),
     Feature("tenure", "log(1+days)", "time since the first event"),
@@ -140,6 +149,7 @@ def freeze(person: Person, event: Event, role: Role, gap: int, since_conversion:
         log1p(views) if views else 0.0,
         log1p(intents) if intents else 0.0,
         log1p(conversions) if conversions else 0.0,
+        *[log1p(count) if count else 0.0 for count in person.paces],
         log1p(person.sentiment_n) if person.sentiment_n else 0.0,
         person.sentiment,
         log1p(tenure),

@@ -10,7 +10,7 @@ INTRODUCTION = f"""# Features
 A row of features is frozen at an event, from the person's profile just after the event became part of it and from
 nothing later. Models of outcomes learn and score these rows; a trigger's `top_features` name the columns that moved
 its score most. `number` columns are more or less, `code` columns are the same or not: linear models leave them out.
-Decayed counts halve in seven days. Logarithms are natural. This page is what `nudge features --markdown` prints.
+What else is decayed halves in seven days. Logarithms are natural. This page is what `nudge features --markdown` prints.
 
 The layout is called `{SCHEMA}`: examples of another one are passed over, and models of it begin anew.
 

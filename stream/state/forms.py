@@ -11,11 +11,12 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from models.person import BOUGHT_WIDTH, CATEGORIES, HOURS, SESSION_WIDTH, Person
+from models.person import BOUGHT_WIDTH, CATEGORIES, HOURS, PACED, SESSION_WIDTH, Person
 
-WRITTEN: Final = 2
+WRITTEN: Final = 3
 
-_HEADER: Final = struct.Struct(f"<B{HOURS}sqBBBBB")
+_HEADER: Final = struct.Struct(f"<B{HOURS}s{2 * len(PACED)}dqBBBBB")
+_HEADER_2: Final = struct.Struct(f"<B{HOURS}sqBBBBB")
 _HEADER_1: Final = struct.Struct(f"<B{HOURS}sqQBBBB")
 _FIRED: Final = struct.Struct("<Iq")
 _WEIGHTS: Final = [struct.Struct(f"<{count}d") for count in range(CATEGORIES + 1)]
@@ -41,6 +42,7 @@ def pack(person: Person) -> bytes:
     head = _HEADER.pack(
         WRITTEN,
         person.hours,
+        *person.paces,
         person.last_conversion,
         len(sessions) // SESSION_WIDTH,
         len(seen) // _SEEN_WIDTH,
@@ -60,18 +62,34 @@ def unpack(person: Person, state: bytes) -> None:
     READERS[state[0]](person, state)
 
 
-def _unpack_2(person: Person, state: bytes) -> None:
-    _, person.hours, person.last_conversion, sessions, *counts = _HEADER.unpack_from(state)
+def _unpack_3(person: Person, state: bytes) -> None:
+    _, person.hours, *found = _HEADER.unpack_from(state)
+    person.paces = tuple(found[: 2 * len(PACED)])
+    person.last_conversion, sessions, *counts = found[2 * len(PACED) :]
     at = _HEADER.size
     person.sessions = state[at : (at := at + sessions * SESSION_WIDTH)]
     _unpack_rest(person, state, at, counts)
 
 
+def _unpack_2(person: Person, state: bytes) -> None:
+    """Form 2 knew counts of one half-life; the others begin as those."""
+    _, person.hours, person.last_conversion, sessions, *counts = _HEADER_2.unpack_from(state)
+    _begin_paces(person)
+    at = _HEADER_2.size
+    person.sessions = state[at : (at := at + sessions * SESSION_WIDTH)]
+    _unpack_rest(person, state, at, counts)
+
+
 def _unpack_1(person: Person, state: bytes) -> None:
-    """Of the sessions with a conversion, form 1 knew the latest: a number of eight bytes, 0 for none."""
+    """As form 2; of the sessions with a conversion it knew the latest: a number of eight bytes, 0 for none."""
+    _begin_paces(person)
     _, person.hours, person.last_conversion, session, *counts = _HEADER_1.unpack_from(state)
     person.sessions = session.to_bytes(SESSION_WIDTH, "little") if session else b""
     _unpack_rest(person, state, _HEADER_1.size, counts)
+
+
+def _begin_paces(person: Person) -> None:
+    person.paces = tuple(getattr(person, f"events_{role}") for role in PACED) * 2
 
 
 def _unpack_rest(person: Person, state: bytes, at: int, counts: list[int]) -> None:
@@ -83,4 +101,4 @@ def _unpack_rest(person: Person, state: bytes, at: int, counts: list[int]) -> No
     person.fired = dict(_FIRED.iter_unpack(state[at : at + fired * _FIRED.size]))
 
 
-READERS: Final[dict[int, Callable[[Person, bytes], None]]] = {1: _unpack_1, 2: _unpack_2}
+READERS: Final[dict[int, Callable[[Person, bytes], None]]] = {1: _unpack_1, 2: _unpack_2, 3: _unpack_3}

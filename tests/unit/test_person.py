@@ -12,7 +12,17 @@ from hypothesis import example, given
 from hypothesis import settings as configured
 from hypothesis import strategies as st
 
-from models.person import BOUGHT_ITEMS, BOUGHT_WIDTH, ITEMS_BYTES, Person, advance, has_bought, hash_item, hash_session
+from models.person import (
+    BOUGHT_ITEMS,
+    BOUGHT_WIDTH,
+    ITEMS_BYTES,
+    PACED,
+    Person,
+    advance,
+    has_bought,
+    hash_item,
+    hash_session,
+)
 from schemas.event import ROLES, Event, Role
 from schemas.profile import HALF_LIFE
 from tests.unit.factories import NOON, event
@@ -94,6 +104,7 @@ def test_counts_and_sums_do_not_depend_on_the_order_of_events(drawn: Any) -> Non
 
     for role in ROLES:
         assert getattr(found, f"events_{role}") == pytest.approx(getattr(wanted, f"events_{role}"), rel=1e-9, abs=0)
+    assert found.paces == pytest.approx(wanted.paces, rel=1e-9, abs=0)
     assert found.sentiment_n == pytest.approx(wanted.sentiment_n, rel=1e-9, abs=0)
     # A mean of scores that cancel has no relative accuracy; its bound is that of the scores, which are at most 1.
     assert found.sentiment == pytest.approx(wanted.sentiment, rel=1e-9, abs=1e-9)
@@ -114,6 +125,12 @@ def test_decayed_counts_are_those_of_the_stated_formula(arrivals: list[Any]) -> 
         ages = [latest - moment.ts for moment, of, _ in arrivals if of == role]
         wanted = math.fsum(2.0 ** (-age / HALF_LIFE) for age in ages)
         assert getattr(person, f"events_{role}") == pytest.approx(wanted, rel=1e-9, abs=0)
+    paced = [
+        math.fsum(2.0 ** (-(latest - moment.ts) / half_life) for moment, of, _ in arrivals if of == role)
+        for half_life in (DAY, 30 * DAY)
+        for role in PACED
+    ]
+    assert person.paces == pytest.approx(paced, rel=1e-9, abs=0)
     spoken = [(2.0 ** ((moment.ts - latest) / HALF_LIFE), score) for moment, _, score in arrivals if score is not None]
     weight = math.fsum(weight for weight, _ in spoken)
     assert person.sentiment_n == pytest.approx(weight, rel=1e-9, abs=0)
@@ -133,6 +150,7 @@ def test_no_event_that_the_contract_allows_makes_a_person_fail(arrivals: list[Ar
     assert person.version == len(arrivals)
     for role in ROLES:
         assert 0.0 <= getattr(person, f"events_{role}") <= len(arrivals)
+    assert all(0.0 <= count <= len(arrivals) for count in person.paces)
     assert -1.0 - 1e-9 <= person.sentiment <= 1.0 + 1e-9
     assert math.isfinite(person.revenue)
     assert 0 <= person.first_seen <= person.last_seen <= END_OF_TIME

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import settings as configured
 from hypothesis import strategies as st
 
-from models.person import Person, advance
+from models.person import PACED, Person, advance
 from schemas.profile import Profile
 from stream.state.forms import UnknownState
 from stream.state.profiles import (
@@ -24,7 +25,7 @@ from stream.state.profiles import (
     take_image,
 )
 from tests.unit.factories import NOON, event
-from tests.unit.former import pack_1
+from tests.unit.former import pack_1, pack_2
 from tests.unit.test_person import Arrival, any_arrival, live
 
 PRIVATE = set(Person.__struct_fields__) - set(Profile.__struct_fields__)
@@ -79,6 +80,7 @@ def any_person(draw: st.DrawFn) -> Person:
         "segment": draw(texts),
         "best_hour": draw(st.none() | st.integers(0, 23)),
         "conversion_version": draw(st.none() | ints),
+        "paces": draw(st.tuples(*[floats] * 10)),
     }
     for name in ("first_seen", "last_seen", "orders", "version"):
         values[name] = draw(ints)
@@ -165,9 +167,9 @@ def test_chunks_are_full_but_the_last_and_numbered_without_a_gap() -> None:
 
 
 def test_empty_fields_are_left_out() -> None:
-    assert set(as_hash(Person())) == {b"_0"}
+    assert set(as_hash(Person())) == {b"_0", b"_1"}
     once = live([(event().build(), "view", None, False)])
-    wanted = {b"first_seen", b"last_seen", b"last_event", b"events_view", b"best_hour", b"version", b"_0"}
+    wanted = {b"first_seen", b"last_seen", b"last_event", b"events_view", b"best_hour", b"version", b"_0", b"_1"}
     assert set(as_hash(once)) == wanted
 
 
@@ -185,7 +187,8 @@ def test_nothing_readable_is_stored_twice() -> None:
     state = b"".join(value for name, value in as_hash(person).items() if name.startswith(b"_"))
 
     # What only nudge needs, and a header: form, five counts.
-    parts = (person.hours, person.seen, person.bought, bytes(8), person.sessions, bytes(8 * len(person.weights)))
+    numbers = 1 + len(person.paces) + len(person.weights)
+    parts = (person.hours, person.seen, person.bought, person.sessions, bytes(8 * numbers))
     assert len(state) == 6 + sum(map(len, parts)) + 12 * len(person.fired)
 
     # When: every readable field changes
@@ -245,7 +248,7 @@ def test_one_event_more_writes_little() -> None:
     assert len(changes) < len(encode_image(take_image(after)))
 
 
-@pytest.mark.parametrize("form", [0, 3, 255])
+@pytest.mark.parametrize("form", [0, 4, 255])
 def test_a_form_without_a_reader_is_refused(form: int) -> None:
     fields = as_hash(typical())
     fields[b"_0"] = bytes([form]) + fields[b"_0"][1:]
@@ -253,26 +256,36 @@ def test_a_form_without_a_reader_is_refused(form: int) -> None:
         decode_person(flatten(fields))
 
 
-def as_form_1(person: Person) -> dict[bytes, bytes]:
+Pack = Callable[[Person], bytes]
+
+
+def in_form(pack: Pack, person: Person) -> dict[bytes, bytes]:
     fields = {name: value for name, value in as_hash(person).items() if not name.startswith(b"_")}
-    state = pack_1(person)
+    state = pack(person)
     return fields | {b"_%d" % (at // 64): state[at : at + 64] for at in range(0, len(state), 64)}
 
 
-@given(any_person())
-def test_a_person_of_the_form_before_is_read_to_the_bit(person: Person) -> None:
-    # All zeros was no session.
-    person.sessions = b"" if person.sessions[:6] == bytes(6) else person.sessions[:6]
-    found = decode_person(flatten(as_form_1(person)))
+@given(any_person(), st.sampled_from([pack_1, pack_2]))
+def test_a_person_of_a_form_before_is_read_to_the_bit(person: Person, pack: Pack) -> None:
+    # There were counts of one half-life.
+    person.paces = tuple(getattr(person, f"events_{role}") for role in PACED) * 2
+    if pack is pack_1:
+        # All zeros was no session.
+        person.sessions = b"" if person.sessions[:6] == bytes(6) else person.sessions[:6]
+    found = decode_person(flatten(in_form(pack, person)))
     assert found is not None
     assert bits(found) == bits(person)
 
 
 @configured(max_examples=200, deadline=None)
-@given(st.lists(any_arrival, max_size=6), st.lists(any_arrival, min_size=1, max_size=3))
-def test_a_person_of_the_form_before_is_written_anew_when_seen_again(lived: list[Arrival], more: list[Arrival]) -> None:
+@given(
+    st.lists(any_arrival, max_size=6), st.lists(any_arrival, min_size=1, max_size=3), st.sampled_from([pack_1, pack_2])
+)
+def test_a_person_of_a_form_before_is_written_anew_when_seen_again(
+    lived: list[Arrival], more: list[Arrival], pack: Pack
+) -> None:
     """Would have caught: chunks of two forms in one state, written where only what changed was."""
-    before = as_form_1(live([(moment, role, None, late) for moment, role, _, late in lived]))
+    before = in_form(pack, live([(moment, role, None, late) for moment, role, _, late in lived]))
     found = decode_stored(flatten(before))
     assert found is not None
     person, stored = found
