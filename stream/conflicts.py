@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from models.lifecycle.snapshot import KEY_BYTES
 from stream.durations import spell_duration
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ def find_missing(settings: Settings) -> Iterator[Conflict]:
         yield Conflict((("kafka", "bootstrap"),), "missing; set NUDGE_KAFKA_BOOTSTRAP=host:port")
     if not settings.redis.url:
         yield Conflict((("redis", "url"),), "missing; set NUDGE_REDIS_URL=redis://host:port")
-    if settings.models.snapshot_key is None:
+    key = settings.models.snapshot_key
+    if key is None or len(key.get_secret_value().encode()) < KEY_BYTES:
+        found = "missing" if key is None else f"shorter than {KEY_BYTES} bytes"
         yield Conflict(
             (("models", "snapshot_key"),),
-            "missing; set NUDGE_MODELS_SNAPSHOT_KEY for every worker alike (openssl rand -hex 32)",
+            f"{found}; set NUDGE_MODELS_SNAPSHOT_KEY for every worker alike (openssl rand -hex 32)",
         )
 
 

@@ -146,6 +146,7 @@ class Metrics:
         self.sentiment_model = level("sentiment_model", "1 for each model that may answer.", "source", "version")
         self.sentiment_labels = tally("sentiment_label", "Texts scored, by label.", "label")
         self.cache_ratio = level("sentiment_cache_ratio", "Share of texts answered from the cache, since the start.")
+        self.state_losses = tally("state_losses", "Partitions whose state was gone from Redis when they were acquired.")
         self.relearns = tally("relearns", "Times that a missing snapshot made the examples be learned from the start.")
         self.examples = tally("examples", "Examples written for the learners.", "stage", "label")
         self.log_loss = level("model_log_loss", "Log-loss on matured labels, in nats.", "model")

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from models.lifecycle.snapshot import KEY_BYTES
 from stream.broker import TopicState
 from stream.conflicts import MARGIN
 from stream.durations import UNITS
@@ -188,6 +189,6 @@ def check_settings(settings: Settings) -> Iterator[Check]:
     yield judge("consent mode", mode == "required", mode, advice, "warn")
     key = settings.models.snapshot_key
     advice = "set NUDGE_MODELS_SNAPSHOT_KEY, for every worker alike (openssl rand -hex 32)"
-    length = len(key.get_secret_value()) if key else 0
-    found = f"{length} characters" if key else "not set"
-    yield judge("snapshot key", length >= KEY_LENGTH, found, advice, "warn" if length else "fail")
+    length = len(key.get_secret_value().encode()) if key else 0
+    found = f"{length} bytes" if key else "not set"
+    yield judge("snapshot key", length >= KEY_LENGTH, found, advice, "warn" if length >= KEY_BYTES else "fail")

@@ -121,8 +121,11 @@ async def show_status(settings: Settings, *, as_json: bool = False) -> None:
     if layout is None:
         print_line("No worker has written state to this Redis yet.")
     print_table(COLUMNS, [_row(each) for each in partitions])
-    lags = [each.lag for each in partitions if each.source == "events" and each.lag is not None]
-    print_line(f"events behind: {sum(lags)}; waiting in outboxes: {sum(each.outbox for each in partitions)}")
+    behind = {
+        source: sum(each.lag or 0 for each in partitions if each.source == source) for source in ("events", "examples")
+    }
+    told = "; ".join(f"{source} behind: {lag}" for source, lag in behind.items())
+    print_line(f"{told}; waiting in outboxes: {sum(each.outbox for each in partitions)}")
 
 
 def _row(status: PartitionStatus) -> tuple[Any, ...]:

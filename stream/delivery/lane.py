@@ -197,7 +197,7 @@ class Lane:
                 self.position = max(await self._open(session, fence, start), start)
                 await self._seek(self.position)
             self.source.metrics.rebalance.of("acquire").observe(time.monotonic() - began)
-            if self.held not in BARRING:
+            if self.held not in (*BARRING, "failure"):
                 self._hold(None)
             await self._serve(session)
         finally:
@@ -328,6 +328,7 @@ class Lane:
         return bool(self._at >= high) and time.time() - asked / 1000 < FRESH_SECONDS
 
     async def _serve(self, session: Session) -> None:
+        opened_at = session.fence.next
         # Told only where there was work at once: else it says how long nothing came.
         began: float | None = time.monotonic()
         while not self._over:
@@ -344,8 +345,10 @@ class Lane:
                 continue
             async with self.busy:
                 await Offer(session, records).settle(self.source.put, patience=0.5)
-                # What is forbidden may be the writing, and shows as mended no earlier.
-                self._hold(None)
+                # What is forbidden may be the writing, and shows as mended no earlier; nor does what fails each time
+                # that something is to be committed, which need not be at each batch.
+                if self.held != "failure" or session.fence.next > opened_at:
+                    self._hold(None)
                 self.position = records[-1].offset + 1
             if began is not None:
                 self.source.metrics.rebalance.of("first_batch").observe(time.monotonic() - began)

@@ -184,7 +184,14 @@ class BatchSource(ConsumerRebalanceListener):  # type: ignore[misc]
         if await self.consumer.committed(partition) is not None:
             # The consumer says nothing of the metadata.
             told = await read_told(self.settings, self.consumer_group, partition)
-        return await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss, told)
+        begin = await choose_beginning(self.consumer, partition, start, self.start_from, self.on_state_loss, told)
+        if told is not None:
+            self.metrics.state_losses.add(1)
+            log.error(
+                "%s %d: Redis has lost its state, which reached offset %d; on_state_loss: %s, so it begins at %d",
+                self.name, partition.partition, told.offset, self.on_state_loss, begin.offset,
+            )  # fmt: skip
+        return begin
 
     def check_partitions(self) -> None:
         """Raise `PartitionsChanged` if the topic is known to have another number of partitions than it must have."""

@@ -28,7 +28,7 @@ from stream.demo.progress import PATIENCE_SECONDS, Meter, Patience, Progress, St
 from stream.demo.screen import Screen, choose_screen, open_browser, print_summary, say, tell_addresses
 from stream.demo.servers import check_unused
 from stream.demo.setting import build_settings, choose_overrides, write_environment
-from stream.demo.summary import Summary, check_balance, collect_summary
+from stream.demo.summary import Summary, check_balance, collect_summary, describe_haste
 from stream.demo.worker import COMMAND, WorkerProcess
 from stream.embedded import Broker, Guard, ServerError, Servers, free_port, start_servers
 from stream.produce import Record, produce
@@ -115,14 +115,13 @@ def _report(replay: Replay, worker: WorkerProcess, options: Options) -> int:
     errors = worker.list_errors()
     summary = msgspec.structs.replace(replay.summary, errors=len(errors))
     problems = [*replay.problems, *check_balance(summary), *(f"the worker's log: {line}" for line in errors)]
-    if options.as_json:
-        for problem in problems:
-            say(problem)
-        print_json(summary.as_dict())
-    else:
+    haste = describe_haste(summary)
+    if not options.as_json:
         print_summary(summary)
-        for problem in problems:
-            say(problem)
+    for each in [*problems, *([haste] if haste else [])]:
+        say(each)
+    if options.as_json:
+        print_json(summary.as_dict())
     return int(bool(problems))
 
 

@@ -92,6 +92,15 @@ def _name_side(found: int, expected: int) -> str:
     return "few" if found < expected else "many"
 
 
+def describe_haste(summary: Summary) -> str | None:
+    """Why the models' figures say little, where the log went by faster than it was learned from."""
+    found, base = summary.log_loss, summary.base_log_loss
+    if not summary.matured or (found is not None and (base is None or found <= base)):
+        return None
+    said = "no event was scored by a model" if found is None else "models scored worse than the base rate"
+    return f"{said}: the log went by faster than they learned from it; a lower --rate gives them time"
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """What the newest snapshot of the first outcome says."""
 

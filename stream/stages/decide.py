@@ -86,6 +86,10 @@ class Decide:
         if not closing.may_trigger:
             writer.batch.counts["suppressed:consent"] += 1
             return
+        if item.clock - window.deadline > rule.valid_for:
+            # Time may leap: between two events of a log that is filled in later, or over an outage.
+            writer.batch.counts["suppressed:stale"] += 1
+            return
         if closing.person is None or not _cool(writer, closing.person, rule, window.deadline):
             return
         items, versions = _recommend(closing.moment, rule, models)

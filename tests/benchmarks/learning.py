@@ -2,7 +2,8 @@
 
 Every row is scored before its label is learned, and figures are over the last 70 % of rows. Where labels are late a
 model knows, at an exposure, only what had happened by then. Prints a table and, as its last line, one JSON object:
-data set -> model or policy -> figures. Reads the folder that NUDGE_DATA names.
+data set -> model or policy -> figures, and `pace`: what learning and scoring cost. Reads the folder that NUDGE_DATA
+names.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from models.outcomes.model import Model
 from models.outcomes.policies import POLICIES, FakeNegativeWeighting, Immediate, Wait
 from schemas.example import Example, Stage
 from tests.benchmarks.orders import DAY, read_orders, replay, rows_of
+from tests.benchmarks.pace import measure
 
 JUDGED: Final = 0.7
 """Part of the rows, the last of them, that figures are of."""
@@ -303,6 +305,10 @@ def main(names: Sequence[str]) -> int:
                 f"{of['rows_per_second']:>7}",
                 flush=True,
             )
+    if not names:
+        results["pace"] = measure()
+        for who, of in results["pace"].items():
+            print(f"pace: {who:<26} " + ", ".join(f"{value:,} {name}" for name, value in of.items()))
     print(json.dumps(results))
     return 0
 

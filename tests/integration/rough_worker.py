@@ -34,7 +34,7 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from models.sentiment import cascade
 from models.sentiment.transformer import Sentiment
 from stream import app, process
-from stream.agents import score
+from stream.agents import learn, score
 from stream.broker.membership import FENCED_INSTANCE
 from stream.delivery import outbox
 from stream.delivery.outbox import Drain
@@ -158,6 +158,11 @@ def refuse(
     return send_or_fail
 
 
+def fail_to_seal(snapshot: Any, key: bytes) -> bytes:
+    """A learner that opens, learns, and fails each time it is to publish."""
+    raise ArithmeticError("a bug")
+
+
 async def join_and_leave(settings: Settings) -> None:
     while True:
         host = build_faust(settings)
@@ -180,6 +185,8 @@ if __name__ == "__main__":
         AIOKafkaProducer.commit_transaction = die_at_third(AIOKafkaProducer.commit_transaction)
     if "dies before trim" in sys.argv:
         AIOKafkaProducer.commit_transaction = die_at_third(AIOKafkaProducer.commit_transaction, after=True)
+    if "unsealed" in sys.argv:
+        learn.seal = fail_to_seal
     if "texts" in sys.argv:
         app.Cascade = build_slow_reader  # type: ignore[assignment,misc]
     if "unloaded" in sys.argv:

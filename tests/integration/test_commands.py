@@ -271,7 +271,7 @@ def test_status_shows_where_each_partition_stands(place: Place) -> None:
     assert "01234567 " in shown
     assert "0123456789" not in shown
     assert "denied=1 scored=6" in shown
-    assert "events behind: 3; waiting in outboxes: 1" in shown
+    assert "events behind: 3; examples behind: 0; waiting in outboxes: 1" in shown
 
 
 def test_status_without_topic_and_state_says_what_to_do(place: Place) -> None:

@@ -65,6 +65,28 @@ async def test_every_stored_probability_is_that_of_the_version_it_names(
         job.end()
 
 
+async def test_a_learner_that_fails_whenever_it_publishes_is_named_all_the_while(
+    servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Would have caught: a worker that is ready again each time that its learner begins anew, and never learns."""
+    job = Job(servers, redis, topic_prefix, tmp_path, eager(clock="event", models={"snapshot_interval": 500}))
+    await job.create_topics()
+    worker = job.start_worker("unsealed")
+    try:
+        await worker.wait_ready()
+        sending = asyncio.create_task(job.send(compose_log(4_000, people=500), rate=400))
+        deadline = time.monotonic() + 60
+        while "failure: " not in await asyncio.to_thread(worker.causes):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        for _ in range(40):
+            assert "failure: " in await asyncio.to_thread(worker.causes)
+            await asyncio.sleep(0.1)
+        await sending
+    finally:
+        job.end()
+
+
 async def wait_newer(worker: Worker, than: int, seconds: float = 60.0) -> int:
     """Wait until the worker scores with a later version of both models; returns the lower one."""
     deadline = time.monotonic() + seconds

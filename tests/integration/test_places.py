@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -108,11 +109,21 @@ async def test_a_loss_of_redis_may_be_answered_by_going_on(job: Job) -> None:
     await job.redis.flushall()
     await job.pin(LINEUP)
     configure(job, on_state_loss="resume")
-    await job.start_worker().wait_ready()
+    worker = job.start_worker()
+    await worker.wait_ready()
     await job.send(NEW)
     await job.wait_until(len(NEW))
     await asyncio.sleep(0.5)
     assert await job.done() == len(NEW)
+    # It is told, or nobody would know why counts and profiles began anew.
+    told = re.findall(
+        r"events (\d): Redis has lost its state, which reached offset (\d+); on_state_loss: resume",
+        worker.log.read_text(),
+    )
+    assert sum(int(offset) for _, offset in told) == len(OLD)
+    losses = re.search(r"^nudge_state_losses_total (\S+)$", worker.metrics(), re.M)
+    assert losses is not None
+    assert float(losses[1]) >= len(told) > 0
 
 
 @pytest.mark.parametrize("way", ["start_from", "reset"])

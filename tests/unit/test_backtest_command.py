@@ -24,6 +24,7 @@ from models.outcomes.scorers import open_scorer
 from schemas.privacy import PURPOSES
 from stream.cli import app
 from stream.commands.tables import Columns, read_table
+from stream.sample.log import SampleLog
 from tests.unit.factories import NOON, event
 
 KEY = "k" * 32
@@ -291,3 +292,15 @@ def test_few_rows_are_reported_as_too_few(folder: Path) -> None:
     assert of["outcomes"][0]["cold"]
     assert of["swaps"] == 0
     assert "too few labels" in run("backtest", folder / "a.csv", "--label", "bought").stdout
+
+
+def test_the_demos_log_teaches_a_model_that_is_calibrated_and_says_more_than_the_base_rate(folder: Path) -> None:
+    """What the live demo may show depends on how fast it is replayed; what its log can teach does not."""
+    (folder / "log.jsonl").write_bytes(b"\n".join(value for _, value, _ in SampleLog.load().events(25_000)))
+    told = report("log.jsonl")
+    assert told["people"] >= 1_000
+    assert sum(told["triggers"].values()) >= 100
+    served = told["outcomes"][0]["served"]["metrics"]
+    assert served["rows"] > 5_000
+    assert served["log_loss"] < 0.75 * served["base_log_loss"]
+    assert served["calibration_ratio"] == pytest.approx(1.0, abs=0.1)

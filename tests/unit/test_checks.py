@@ -155,7 +155,7 @@ def test_any_eviction_fails(policy: str) -> None:
     assert by_name(check_redis({"maxmemory_policy": policy}, {}, ""))["redis eviction"] == "fail"
 
 
-@pytest.mark.parametrize(("key", "expected"), [(None, "fail"), ("short", "warn"), (KEY, "ok")])
+@pytest.mark.parametrize(("key", "expected"), [(None, "fail"), ("short", "fail"), ("k" * 16, "warn"), (KEY, "ok")])
 def test_a_snapshot_key_is_needed_and_never_shown(key: str | None, expected: str) -> None:
     checks = list(check_settings(settings(models={"snapshot_key": key})))
     assert by_name(checks)["snapshot key"] == expected

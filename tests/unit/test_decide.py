@@ -218,6 +218,16 @@ def test_an_abandoned_rule_rests_too(size: int) -> None:
 
 
 @sizes
+@pytest.mark.parametrize(("hours", "fires"), [(40, True), (60, False)])
+def test_a_cart_that_is_found_abandoned_when_its_trigger_would_have_expired_fires_nothing(
+    size: int, hours: int, fires: bool
+) -> None:
+    """Would have caught: a log that is filled in later, and people who are reminded of last year's cart."""
+    found = decide(write(at(0, "add_to_cart"), at(60 * hours, user="u2")), ABANDONED, size=size)
+    assert (len(triggers(found)), found.counts["suppressed:stale"]) == (int(fires), int(not fires))
+
+
+@sizes
 def test_a_closing_sees_its_person_as_of_that_moment(size: int) -> None:
     log = write(
         at(0, "add_to_cart", item_id="i1"),

@@ -11,7 +11,7 @@ from stream.demo.progress import Patience, Progress, Standstill
 from stream.demo.runner import RATE, Options
 from stream.demo.screen import print_summary
 from stream.demo.setting import build_settings, choose_overrides, write_environment
-from stream.demo.summary import Summary, check_balance
+from stream.demo.summary import Summary, check_balance, describe_haste
 from stream.embedded import Servers
 from stream.sample.broken import BROKEN, DUPLICATES
 from stream.sample.log import SampleLog
@@ -227,3 +227,19 @@ def test_some_people_of_the_cast_have_no_consent_and_no_stranger_has(log: Sample
 
 def test_more_events_than_there_are_is_all_of_them(log: SampleLog) -> None:
     assert Cast(log, 10**9).events == Cast(log, None).events == len(log)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"log_loss": None, "matured": 0}, None),
+        ({"log_loss": None}, "no event was scored by a model"),
+        ({"log_loss": 0.53}, "models scored worse than the base rate"),
+    ],
+)
+def test_a_log_that_goes_by_faster_than_it_is_learned_from_is_told_of(
+    changes: dict[str, float | None], said: str | None
+) -> None:
+    found = describe_haste(msgspec.structs.replace(BALANCED, **changes))
+    assert found is None if said is None else found is not None and said in found

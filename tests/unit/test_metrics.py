@@ -18,7 +18,8 @@ TYPES = {
         "events", "late", "dead_letters", "unknown_fields", "unknown_consent_categories", "consents", "consent_denials",
         "rebalances",
         "fence_rejections", "outbox_sent", "outbox_known", "outbox_parked", "stale_triggers", "sentiment_source",
-        "sentiment_label", "sentiment_failures", "catalogue_records", "examples", "relearns", "triggers", "suppressed",
+        "sentiment_label", "sentiment_failures", "catalogue_records", "examples", "relearns", "state_losses",
+        "triggers", "suppressed",
     },
     "gauge": {
         "lag", "watermark_delay_seconds", "outbox_entries", "sentiment_cache_ratio", "sentiment_level",

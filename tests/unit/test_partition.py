@@ -1,6 +1,8 @@
 """The partition formula agrees with the clients that producers use."""
 
+import re
 import zlib
+from pathlib import Path
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner, murmur2
@@ -49,6 +51,15 @@ def test_a_person_is_where_aiokafka_sends_the_record(user_id: str, partitions: i
     assert find_partition(user_id, partitions, "murmur2") == DefaultPartitioner()(
         user_id.encode(), everything, everything
     )
+
+
+def test_the_readmes_test_vector_is_right() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [(user, partitions, murmur2_, crc32)] = re.findall(
+        r"Test vector: `(\w+)`, (\d+) partitions: (\d+) \(crc32: (\d+)\)", readme
+    )
+    assert find_partition(user, int(partitions), "murmur2") == int(murmur2_)
+    assert find_partition(user, int(partitions), "crc32") == int(crc32)
 
 
 def test_crc32_is_the_one_of_librdkafka() -> None:

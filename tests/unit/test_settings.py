@@ -449,6 +449,15 @@ def test_a_worker_needs_servers_and_a_key() -> None:
     )
 
 
+@pytest.mark.parametrize("key", ["", "k" * 15])
+def test_a_key_that_nothing_can_be_signed_with_stops_the_start(key: str) -> None:
+    """Would have caught: a worker that starts, is healthy, and never learns."""
+    with pytest.raises(BadSettings, match=r"models\.snapshot_key: shorter than 16 bytes"):
+        require_servers(
+            load_settings(kafka={"bootstrap": "b:1"}, redis={"url": "redis://r"}, models={"snapshot_key": key})
+        )
+
+
 def test_what_a_worker_lacks_is_told_with_whatever_else_is_wrong(config: Path) -> None:
     config.write_text("lateness: soon\nkafka:\n  heartbeat: 9s\nredis:\n  url: nonsense\n")
     with pytest.raises(BadSettings) as caught:
