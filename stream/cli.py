@@ -112,22 +112,7 @@ ConsentMode = Annotated[
     typer.Option(help="Logs: whether only those count who have granted, instead of all who have not withdrawn."),
 ]
 Page = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report there, as one page.")]
-
-
-def check_reasons(reasons: list[str] | None) -> list[str] | None:
-    """Raise `typer.BadParameter` for a reason that no letter has: nothing would be found, and nobody told why."""
-    from schemas.reasons import REASONS
-
-    known = (*REASONS, "unknown")
-    if strange := [reason for reason in reasons or () if reason not in known]:
-        raise typer.BadParameter(f"no letter has the reason {', '.join(strange)}; there are {', '.join(known)}")
-    return reasons
-
-
-Reasons = Annotated[
-    list[str] | None,
-    typer.Option("--reason", callback=check_reasons, help="Only this reason; may be given several times."),
-]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
 class Source(StrEnum):

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from heapq import heappop, heappush
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
@@ -232,18 +232,28 @@ def _find_person(letter: DeadLetter) -> bytes | None:
         return None
 
 
-async def survey_letters(settings: Settings, reasons: Collection[str]) -> tuple[set[str], set[str]]:
-    """Source topics of the dead letters of `reasons`, and places of dead letters that were sent back and failed again.
+class Survey(NamedTuple):
+    """Source topics of dead letters, places of those that were sent back and failed again, and all reasons there are.
 
     Of a record that failed again the later letter stands for both, or each replay would double it.
     """
+
+    topics: set[str]
+    failed_again: set[str]
+    reasons: set[str]
+
+
+async def survey_letters(settings: Settings, reasons: Collection[str]) -> Survey:
+    """What is to be known before dead letters of `reasons` (all, if empty) are sent back."""
     topics: set[str] = set()
     failed_again: set[str] = set()
+    there: set[str] = set()
     async for letter in read_letters(settings):
         failed_again |= {(value or b"").decode("utf-8", "replace") for name, value in letter.headers if name == REPLAY}
         if letter.source is not None and (not reasons or letter.reason in reasons):
             topics.add(letter.source.topic)
-    return topics, failed_again
+        there.add(letter.reason)
+    return Survey(topics, failed_again, there)
 
 
 async def replay_letters(
@@ -255,8 +265,13 @@ async def replay_letters(
     once and count the rest as duplicates. Raises `CommandError`
     before anything is sent when a source topic is gone.
     """
-    topics, failed_again = await survey_letters(settings, reasons)
+    topics, failed_again, there = await survey_letters(settings, reasons)
     sizes = await count_partitions(settings)
+    if strange := sorted(set(reasons) - there):
+        # Not a mistake for sure: reasons are those of whichever release wrote the letters.
+        print_line(
+            f"no dead letter has the reason {', '.join(strange)}; there are {', '.join(sorted(there)) or 'none'}"
+        )
     if gone := sorted(topics - set(sizes)):
         raise CommandError(f"source topics {', '.join(gone)}: not on the broker; nothing was sent")
     sent = 0

@@ -45,12 +45,13 @@ class Someone:
 class Oracle:
     """Reads one partition, under the event clock and where consent is required.
 
-    The rule: an intent not followed by a conversion within `after`, no more than once in `cooldown`; a person not seen
-    for `ttl` begins anew; every event closes all waits that are over.
+    The rule: an intent not followed by a conversion within `after`, no more than once in `cooldown`, and found out
+    within `valid_for`; a person not seen for `ttl` begins anew; every event closes all waits that are over.
     """
 
-    def __init__(self, *, lateness: int, after: int, cooldown: int, ttl: int, rule: str) -> None:
+    def __init__(self, *, lateness: int, after: int, cooldown: int, valid_for: int, ttl: int, rule: str) -> None:
         self.lateness, self.after, self.cooldown, self.ttl, self.rule = lateness, after, cooldown, ttl, rule
+        self.valid_for = valid_for
         self.people: dict[str, Someone] = {}
         self.counts: Counter[str] = Counter()
         self.triggers: set[str] = set()
@@ -139,6 +140,8 @@ class Oracle:
             one.armed = None
             deadline = at + self.after
             if not (one.consent.get("personalisation", False) and one.consent.get("marketing", False)):
+                continue
+            if self.now - deadline > self.valid_for:
                 continue
             if one.fired is None or deadline - one.fired >= self.cooldown:
                 one.fired = deadline

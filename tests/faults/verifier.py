@@ -226,7 +226,8 @@ async def verify_commuting(verdict: Verdict, redis: Redis, references: Sequence[
         for key in found.keys() & wanted.keys():
             for name in COMMUTING:
                 one, other = getattr(found[key], name), getattr(wanted[key], name)
-                if not math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9):
+                pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+                if not all(math.isclose(*pair, rel_tol=1e-9, abs_tol=1e-9) for pair in pairs):
                     verdict.expect(f"in another order: {key} {name}", one, other)
 
 
@@ -369,7 +370,12 @@ def consult(records: Sequence[Any], settings: Settings) -> Oracle:
     """The oracle, after it has read these records of one partition."""
     [rule] = [rule for rule in settings.rules if isinstance(rule, AbandonedRule)]
     oracle = Oracle(
-        lateness=settings.lateness, after=rule.after, cooldown=rule.cooldown, ttl=settings.profile_ttl, rule=rule.name
+        lateness=settings.lateness,
+        after=rule.after,
+        cooldown=rule.cooldown,
+        valid_for=rule.valid_for,
+        ttl=settings.profile_ttl,
+        rule=rule.name,
     )
     for record in records:
         oracle.read(record.value, record.headers)

@@ -389,6 +389,9 @@ def test_replay_sends_the_original_back(place: Place) -> None:
     events = seed_letters(place)
     dry = place.run("dlq", "replay", "--reason", "json", "--dry-run")
     assert "2 dead letters would be sent back" in dry.output
+    unknown = place.run("dlq", "replay", "--reason", "jsno")
+    assert "no dead letter has the reason jsno; there are json" in unknown.output
+    assert "0 dead letters sent back" in unknown.output
     result = place.run("dlq", "replay", "--reason", "json")
     assert result.exit_code == 0
     assert "2 dead letters sent back" in result.output

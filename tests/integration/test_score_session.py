@@ -114,8 +114,9 @@ async def test_a_session_of_before_a_take_over_writes_nothing(client: Redis) -> 
 
 async def test_all_that_is_due_in_a_quiet_partition_is_closed_at_once(client: Redis) -> None:
     session = await open_session(client, clock="log", idle_after=0, batch={"closings_per_event": 2})
-    carts = [event(f"u{n}").of_type("add_to_cart").at(NOON + n).as_json() for n in range(50)]
-    await session.handle([Record(n, NOON + n, value) for n, value in enumerate(carts)])
+    began = int(time.time() * 1000) - 3_600_000
+    carts = [event(f"u{n}").of_type("add_to_cart").at(began + n).as_json() for n in range(50)]
+    await session.handle([Record(n, began + n, value) for n, value in enumerate(carts)])
     await session.idle()
     counts = await counted(client)
     assert counts["triggers:abandoned-intent"] == 50

@@ -151,9 +151,7 @@ def test_the_demo_gets_its_options_and_gives_its_exit_code(monkeypatch: pytest.M
 
 def test_replay_asks_which_dead_letters() -> None:
     assert runner.invoke(app, ["dlq", "replay"]).exit_code == 2
-    assert runner.invoke(app, ["dlq", "replay", "--all", "--reason", "not_json"]).exit_code == 2
-    unknown = runner.invoke(app, ["dlq", "replay", "--reason", "json"])
-    assert (unknown.exit_code, "there are empty, not_json" in " ".join(unknown.stderr.split())) == (2, True)
+    assert runner.invoke(app, ["dlq", "replay", "--all", "--reason", "json"]).exit_code == 2
 
 
 def test_written_schemas_are_those_that_ship(empty_folder: Path) -> None:
