@@ -6,6 +6,7 @@ Settings in, conflicts out, each with every setting that it is about; the first 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -58,6 +59,9 @@ def find_missing(settings: Settings) -> Iterator[Conflict]:
             (("models", "snapshot_key"),),
             f"{found}; set NUDGE_MODELS_SNAPSHOT_KEY for every worker alike (openssl rand -hex 32)",
         )
+    if "boosting-wait" in settings.models.entrants and find_spec("lightgbm") is None:
+        text = "boosting-wait needs LightGBM: pip install 'nudge-stream[trees]', or leave it out"
+        yield Conflict((("models", "entrants"),), text)
 
 
 def _check_kafka(settings: Settings) -> Iterator[Conflict]:

@@ -28,6 +28,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from models.outcomes.entrants import Entrant
 from schemas.event import Role
 from schemas.privacy import PURPOSES, Purpose
 from stream.addresses import Brokers, RedisUrl
@@ -184,6 +185,9 @@ class Models(Section):
         30_000,
         ge=100,
         description="how far learning may fall behind, in time of its own, before it samples negatives",
+    )
+    entrants: tuple[Entrant, ...] = Field(
+        (), description="models judged beside the others, which never speak and cost much; boosting-wait needs LightGBM"
     )
     reload_interval: Duration = Field(500, ge=20, description="how often a worker looks for newer ones")
     keep: int = Field(16, ge=2, description="newest snapshots kept, beside one an hour")

@@ -28,7 +28,7 @@ class LearnerSet:
     """The learners of one examples partition.
 
     `learned`, `repeated` and `refused` count records since this object was made; `sampling` holds what was decided of
-    the rate at which negatives are learned, the newest `REMEMBERED` decisions. Not safe from two threads at once:
+    the terms of learning, the newest `REMEMBERED` decisions. Not safe from two threads at once:
     nothing may be learned while `snapshots` runs elsewhere.
     """
 
@@ -76,16 +76,27 @@ class LearnerSet:
         """Examples that were taken and not sampled, in all."""
         return sum(learner.passed for learner in self.outcomes.values())
 
-    def sample(self, version: int, rate: float) -> None:
-        """Learn from a share of `rate` of the windows as negatives; `version` includes the examples taken so far."""
-        if rate != self.rate:
-            self.sampling = (*self.sampling, Decision(version, rate))[-REMEMBERED:]
+    @property
+    def entrants(self) -> tuple[str, ...]:
+        """Who takes part in each outcome's contest beside those who always do."""
+        return self.sampling[-1].entrants if self.sampling else ()
+
+    def decide(self, version: int, rate: float, entrants: tuple[str, ...] = ()) -> None:
+        """Learn from a share of `rate` of the windows as negatives, with `entrants` taking part.
+
+        `version` includes the examples taken so far. Raises `ExtraMissing` where LightGBM is asked for and missing.
+        """
+        if (rate, entrants) == (self.rate, self.entrants):
+            return
+        for learner in self.outcomes.values():
+            learner.admit(entrants)
+        self.sampling = (*self.sampling, Decision(version, rate, entrants))[-REMEMBERED:]
 
     def follow(self, sampling: Sequence[Decision], version: int) -> None:
         """Take over what `sampling` says was decided before `version`, that of the next example to be taken."""
         last = self.sampling[-1].version if self.sampling else -1
         for decision in find_following(sampling, last, version):
-            self.sample(*decision)
+            self.decide(*decision)
 
     def snapshots(self, version: int, created_at: int, promoted: Mapping[str, str] = NOBODY) -> list[Snapshot]:
         """One snapshot a learner, outcomes by name and the recommender last.
@@ -133,6 +144,7 @@ class LearnerSet:
         learner = self.outcomes.get(record.outcome)
         if learner is None:
             learner = OutcomeLearner(record.outcome, self._names, self._schema, categorical=self._categorical)
+            learner.admit(self.entrants)
             learner.learn(record, self.rate)
             self.outcomes[record.outcome] = learner
         else:

@@ -1,7 +1,8 @@
-"""Negatives sampled when examples come faster than they are learned: at a rate q, with weight 1/q.
+"""The terms on which is learned, beside the examples: at which rate negatives are sampled, and who takes part.
 
-Which rate held from which version on is part of what is learned, because a past version can't be learned again without
-it. Which windows are sampled depends on their ids alone.
+When examples come faster than they are learned, negatives are sampled at a rate q, with weight 1/q; which windows
+depends on their ids alone. Which terms held from which version on is part of what is learned, because a past version
+can't be learned again without them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ REMEMBERED: Final = 1_000
 
 
 class Decision(NamedTuple):
-    """From the example after `version` on, negatives are learned at `rate`."""
+    """From the example after `version` on, negatives are learned at `rate`, and `entrants` take part."""
 
     version: int
     rate: float
+    entrants: tuple[str, ...] = ()
 
 
 def choose_rate(rate: float, delay: float, allowed: float) -> float:
@@ -39,6 +41,6 @@ def find_following(decisions: Sequence[Decision], last: int, version: int) -> li
     """What was decided after version `last` and before `version`.
 
     >>> find_following([Decision(3, 0.5), Decision(7, 0.25), Decision(9, 0.5)], 3, 9)
-    [Decision(version=7, rate=0.25)]
+    [Decision(version=7, rate=0.25, entrants=())]
     """
     return [decision for decision in decisions if last < decision.version < version]

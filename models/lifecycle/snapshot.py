@@ -35,7 +35,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     of the events topic, the (generation, offset, index) of the last example learned, in snapshots of before there were
     generations (offset, index). `scoring` is what score workers load, empty while the model is cold; `learning` is
     what the learner resumes from; `champion` names the contestant that speaks, by evidence or an operator's word;
-    `sampling` is what was decided of the rate at which negatives are learned, the oldest first.
+    `sampling` is what was decided of the terms of learning, the oldest first.
     """
 
     model: str

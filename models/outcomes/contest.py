@@ -99,6 +99,13 @@ class Contest:
             window: (*sights[:place], None, *sights[place + 1 :]) for window, sights in self._pending.items()
         }
 
+    def leave(self, name: str) -> None:
+        """Let the contestant called `name` take part no more; raises KeyError where there is none."""
+        place = self.contestants.index(self.find(name))
+        self.contestants = (*self.contestants[:place], *self.contestants[place + 1 :])
+        self.evaluations = (*self.evaluations[:place], *self.evaluations[place + 1 :])
+        self._pending = {window: (*sights[:place], *sights[place + 1 :]) for window, sights in self._pending.items()}
+
     def take(self, example: Example, negative: float = 1.0) -> tuple[float | None, ...] | None:
         """Take one example in; of a matured one, what the contestants had said of it, unless that is unknown.
 

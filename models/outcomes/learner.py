@@ -1,14 +1,15 @@
 """The learner of one outcome: labelled examples in, one at a time, and frozen scorers of its champion out.
 
 Two models, each under the two sound label policies, learn from the same examples and are judged by what they had said
-at exposure. One of them is the champion: the scorer is its. A learner restored from its bytes goes on exactly, to the
-bit, as the one that wrote them.
+at exposure, beside others where that is asked for. One of the four is the champion: the scorer is its. A learner
+restored from its bytes goes on exactly, to the bit, as the one that wrote them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final, NoReturn, Protocol, cast
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from models.outcomes.championship import Championship, ChampionshipState
 from models.outcomes.contest import WARM, Contest, Contestant, weigh_negative
 from models.outcomes.drift import Drift, DriftState
+from models.outcomes.entrants import ENTRANTS, make_entrant, restore_entrant
 from models.outcomes.evaluation import Evaluation, EvaluationState, list_segments
 from models.outcomes.f4 import F4
 from models.outcomes.features import MOVING, SCHEMA
@@ -43,8 +45,11 @@ ENTRIES: Final[dict[str, tuple[Restore, Policy]]] = {
     "regression-wait": (Regression.from_bytes, Wait()),
     "regression-fnw": (Regression.from_bytes, FakeNegativeWeighting()),
     FRESH: (F4.from_bytes, Wait()),
+    **{name: (partial(restore_entrant, name), Wait()) for name in ENTRANTS},
 }
 """Who may take part: by name, what makes its model of bytes again, and its label policy."""
+SPEAKERS: Final = ("f4-wait", "f4-fnw", "regression-wait", "regression-fnw")
+"""Those who take part from the beginning; they and a fresh one may be champion."""
 
 
 class ExampleRefused(ValueError):
@@ -117,13 +122,9 @@ class OutcomeLearner:
             Regression(columns, categorical),
             Regression(columns, categorical),
         ]
-        contestants = [
-            Contestant(name, model, policy)
-            # The last of the entries is not there yet.
-            for (name, (_, policy)), model in zip(ENTRIES.items(), models, strict=False)
-        ]
+        contestants = [Contestant(name, model, ENTRIES[name][1]) for name, model in zip(SPEAKERS, models, strict=True)]
         self.contest = Contest(contestants, window=window)
-        self.championship = Championship([each.name for each in contestants], FIRST)
+        self.championship = Championship(SPEAKERS, FIRST)
         self.recalibration = Recalibration()
 
     def learn(self, example: Example, rate: float = 1.0) -> None:
@@ -147,6 +148,20 @@ class OutcomeLearner:
             self._judge(said, example.label)
         if example.stage == "exposed" and negative and self.shift.add(example.features) and not self.cold:
             self._renew(LONG_REST)
+
+    def admit(self, entrants: Collection[str]) -> None:
+        """Let `entrants`, some of `ENTRANTS`, take part from here on, and none of the others.
+
+        Raises `ExtraMissing` where LightGBM is asked for and not installed.
+        """
+        present: list[str] = [each.name for each in self.contest.contestants if each.name in ENTRANTS]
+        for name in present:
+            if name not in entrants:
+                self.contest.leave(name)
+        for name in entrants:
+            if name not in present:
+                model = make_entrant(name, len(self.names), self.categorical)
+                self.contest.enter(Contestant(name, model, ENTRIES[name][1]))
 
     @property
     def cold(self) -> bool:
@@ -233,9 +248,10 @@ class OutcomeLearner:
         return learner
 
     def _judge(self, said: Sequence[float | None], label: int) -> None:
-        championship = self.championship
-        spoke, crowned = said[championship.names.index(championship.champion)], championship.crowned
-        championship.judge(said, label)
+        championship, crowned = self.championship, self.championship.crowned
+        found = {each.name: chance for each, chance in zip(self.contest.contestants, said, strict=True)}
+        spoke = found[championship.champion]
+        championship.judge([found[name] for name in championship.names], label)
         if championship.crowned != crowned:
             self.recalibration = Recalibration()
             self.drift.begin()

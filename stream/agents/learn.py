@@ -96,7 +96,8 @@ class LearnSession:
         if self.fence.last_hash:
             snapshots = await self._read_snapshots()
             try:
-                self.learners = LearnerSet.restore(snapshots, NAMES, SCHEMA, CATEGORICAL)
+                # Some models are made again by learning their rows: nobody waits for that.
+                self.learners = await asyncio.to_thread(LearnerSet.restore, snapshots, NAMES, SCHEMA, CATEGORICAL)
             except SnapshotRefused as error:
                 self.learning.metrics.relearns.add(1)
                 raise StateLost(str(error)) from error
@@ -159,7 +160,7 @@ class LearnSession:
     async def _publish(self, last: Record) -> None:
         learning = self.learning
         version = rank(self.fence.generation, last.offset)
-        self.learners.sample(version, self._choose_rate())
+        self.learners.decide(version, self._choose_rate(), learning.settings.models.entrants)
         promoted = await list_promoted(learning.redis, self.tag)
         self._sealing = asyncio.ensure_future(asyncio.to_thread(self._seal, version, promoted))
         sealed = await asyncio.shield(self._sealing)

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
 
 from models.lifecycle.snapshot import Snapshot, open_sealed, seal
-from models.outcomes.learner import ENTRIES, FRESH, OutcomeLearner
+from models.outcomes.learner import SPEAKERS, OutcomeLearner
 from stream.broker import find_ends
 from stream.cli import app
 from stream.commands.connections import open_consumer
@@ -140,7 +140,7 @@ async def live(servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
         yield found
 
 
-CONTESTANTS = [name for name in ENTRIES if name != FRESH]
+CONTESTANTS = [*SPEAKERS]
 
 
 def opened(sealed: bytes) -> Snapshot:
@@ -224,6 +224,32 @@ async def test_negatives_are_sampled_while_learning_is_behind_and_that_is_learne
         assert wanted > decided[0].version
         await live.forget(*[version for version in published if version <= wanted])
         await check_past(live, wanted, published[wanted], None, tmp_path)
+
+
+async def test_entrants_are_judged_beside_the_others_and_never_speak(
+    servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
+) -> None:
+    entrants = ["tree-wait", "boosting-wait"]
+    async with start_live(servers, redis, topic_prefix, tmp_path, entrants=entrants) as live:
+        await live.send(0)
+        published = await live.published()
+        version = await live.newest()
+        found = opened(published[version]["conversion"])
+        assert found.sampling[-1].entrants == tuple(entrants)
+        contestants = found.by_contestant()
+        assert contestants["tree-wait"]["rows"] > 100
+        assert contestants["boosting-wait"]["rows"] > 100
+        await live.wait_used("conversion", version)
+        page = await asyncio.to_thread(live.worker.metrics)
+        for name in entrants:
+            assert f'nudge_model_contestant_log_loss{{contestant="{name}",model="conversion"}}' in page
+            refused = await live.run("promote", "conversion", name)
+            assert (refused.exit_code, f"no contestant '{name}'" in refused.stderr) == (1, True)
+
+        # Learned again from the beginning, where they did not take part yet.
+        await live.forget(*[each for each in published if each <= version])
+        await live.send(1)
+        await check_past(live, version, published[version], None, tmp_path)
 
 
 async def check_past(

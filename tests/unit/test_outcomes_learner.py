@@ -180,6 +180,29 @@ def test_what_is_right_is_left_as_it_is(champion: str) -> None:
         assert not learner.recalibration.used
 
 
+def test_entrants_are_judged_on_the_same_windows_and_never_speak() -> None:
+    log, names = list(delayed(0.2, 900, 100)), ("tree-wait", "boosting-wait")
+    learner, plain = OutcomeLearner("buy", NAMES, "s1"), OutcomeLearner("buy", NAMES, "s1")
+    for place, each in enumerate(log):
+        if place == 600:
+            learner.admit(names)
+        if place == 1_400:
+            learner = OutcomeLearner.from_bytes(learner.to_bytes())
+        learner.learn(each)
+        plain.learn(each)
+    metrics = learner.metrics()
+    assert metrics["tree-wait.rows"] == metrics["boosting-wait.rows"] > 300
+    assert metrics["tree-wait.log_loss"] < 1.05 * metrics["tree-wait.base_log_loss"]
+    assert learner.find_speaker("tree-wait") == learner.champion
+    # Without them it would have been the same.
+    scorer, wanted = learner.scorer(), plain.scorer()
+    assert scorer is not None
+    assert wanted is not None
+    assert scorer.to_bytes() == wanted.to_bytes()
+    learner.admit(())
+    assert learner.to_bytes() == plain.to_bytes()
+
+
 def test_codes_reach_every_model_and_are_remembered() -> None:
     learner = OutcomeLearner("buy", NAMES, "s1", categorical=(1,))
     for each in delayed(0.2, 600, 100):

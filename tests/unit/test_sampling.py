@@ -26,7 +26,7 @@ def test_a_learner_that_is_behind_takes_fewer_negatives_until_it_is_relieved() -
 
     def choose(waiting: int, taken: int, busy: float) -> float:
         lag[3], session._taken, session._busy = waiting, taken, busy
-        session.learners.sample(len(session.learners.sampling), session._choose_rate())
+        session.learners.decide(len(session.learners.sampling), session._choose_rate())
         return session.learners.rate
 
     assert choose(9_000, 1_000, 1.0) == 1.0
@@ -39,18 +39,21 @@ def test_a_learner_that_is_behind_takes_fewer_negatives_until_it_is_relieved() -
     assert [choose(10**9, 1_000, 1.0) for _ in range(6)] == [0.5, 0.25, 0.125, LOWEST, LOWEST, LOWEST]
 
 
-decisions = st.lists(st.tuples(st.integers(0, 59), st.sampled_from([1.0, 0.5, 0.25, LOWEST])), max_size=6)
+terms = st.tuples(st.sampled_from([1.0, 0.5, 0.25, LOWEST]), st.sampled_from([(), ("tree-wait",)]))
+decisions = st.dictionaries(st.integers(0, 59), terms, max_size=6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(decisions, st.integers(0, 59))
-def test_what_was_sampled_is_learned_again_by_what_was_decided(chosen: list[tuple[int, float]], kept: int) -> None:
-    records, rates = mixed(0, 20), dict(chosen)
+def test_what_was_sampled_is_learned_again_by_what_was_decided(
+    chosen: dict[int, tuple[float, tuple[str, ...]]], kept: int
+) -> None:
+    records = mixed(0, 20)
     live, resumed = LearnerSet(NAMES, SCHEMA), LearnerSet(NAMES, SCHEMA)
     for version, record in enumerate(records):
         live.learn(record)
-        if version in rates:
-            live.sample(version, rates[version])
+        if version in chosen:
+            live.decide(version, *chosen[version])
         if version == kept:
             resumed = LearnerSet.restore(live.snapshots(version, 0), NAMES, SCHEMA)
     for learners, first in ((resumed, kept + 1), (LearnerSet(NAMES, SCHEMA), 0)):
@@ -65,9 +68,9 @@ def test_what_was_sampled_is_learned_again_by_what_was_decided(chosen: list[tupl
 def test_no_more_than_so_many_decisions_are_remembered_and_those_alike_are_one() -> None:
     learners = LearnerSet(NAMES, SCHEMA)
     for version in range(2 * REMEMBERED):
-        learners.sample(version, 1.0 if version % 4 < 2 else 0.5)
+        learners.decide(version, 1.0 if version % 4 < 2 else 0.5)
     assert len(learners.sampling) == REMEMBERED - 1
     assert learners.sampling[:2] == (Decision(2, 0.5), Decision(4, 1.0))
     for version in range(2 * REMEMBERED, 2 * REMEMBERED + 8):
-        learners.sample(version, 1.0 if version % 2 else 0.5)
+        learners.decide(version, 1.0 if version % 2 else 0.5)
     assert len(learners.sampling) == REMEMBERED
