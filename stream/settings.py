@@ -187,7 +187,7 @@ class Models(Section):
         description="how far learning may fall behind, in time of its own, before it samples negatives",
     )
     entrants: tuple[Entrant, ...] = Field(
-        (), description="models judged beside the others, which never speak and cost much; boosting-wait needs LightGBM"
+        (), description="trees that challenge the champion too, and cost much; boosting-wait needs LightGBM"
     )
     reload_interval: Duration = Field(500, ge=20, description="how often a worker looks for newer ones")
     keep: int = Field(16, ge=2, description="newest snapshots kept, beside one an hour")

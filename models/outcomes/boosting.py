@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.outcomes.model import Sight
+from models.outcomes.trees_scorer import LEAF, Tree, TreesScorer, TreesScoring
 
 KEPT: Final = 50_000
 """Newest rows that are kept to be fitted on."""
@@ -73,6 +74,7 @@ class Boosting:
         self._positive, self._weight = 0.5, 1.0
         self._rows: deque[tuple[float, ...]] = deque(maxlen=kept)
         self._booster: Any = None
+        self._trees: tuple[Tree, ...] | None = None
 
     def see(self, row: Sequence[float]) -> Sight:
         """See `Model.see`."""
@@ -106,6 +108,23 @@ class Boosting:
         table = np.array(self._rows)
         data = self._lightgbm.Dataset(table[:, :-2], table[:, -2], weight=table[:, -1])
         self._load(self._lightgbm.train(PARAMETERS, data, num_boost_round=ROUNDS).model_to_string())
+
+    def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> TreesScorer | None:
+        """A frozen copy of what was fitted last, for rows of the columns `names`; None before the first fit."""
+        if self._booster is None:
+            return None
+        if self._trees is None:
+            self._trees = tuple(_freeze(of["tree_structure"]) for of in self._booster.dump_model()["tree_info"])
+        return TreesScorer(
+            TreesScoring(
+                outcome=outcome,
+                schema=schema,
+                names=tuple(names),
+                link="sum",
+                trees=self._trees,
+                weights=(1.0,) * len(self._trees),
+            )
+        )
 
     def to_bytes(self) -> bytes:
         """See `Model.to_bytes`."""
@@ -144,6 +163,20 @@ class Boosting:
     def _load(self, text: str) -> None:
         # Always from text, so that a restored model has not been through more hands than the one that goes on.
         self._booster = self._lightgbm.Booster(model_str=text)
+        self._trees = None
+
+
+def _freeze(root: dict[str, Any]) -> Tree:
+    nodes, parts = [root], []
+    for node in nodes:
+        if "left_child" in node:
+            parts.append((
+                node["split_feature"], node["threshold"], len(nodes), len(nodes) + 1, node["internal_value"]
+            ))  # fmt: skip
+            nodes += (node["left_child"], node["right_child"])
+        else:
+            parts.append((LEAF, 0.0, 0, 0, node["leaf_value"]))
+    return Tree(*zip(*parts, strict=True))
 
 
 def load() -> Any:

@@ -6,20 +6,25 @@ anew, so that what is restored is the same to the bit and nothing is ever unpick
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from river import forest, linear_model, optim, preprocessing, tree
+from river.tree.nodes.branch import NumericBinaryBranch
 
 from models.outcomes.model import Sight
 from models.outcomes.regression import CLIP, PRIOR, RATE
+from models.outcomes.trees_scorer import LEAF, Code, Tree, TreesScorer, TreesScoring
 
 KEPT: Final = 20_000
 """Rows after which a model of River begins anew, from the newer half of them."""
 SMOOTH: Final = 10.0
 """Rows for which the base rate counts in the encoding of a category."""
+LEAST: Final = 0.02
+"""Part of the base rate, and of its rest, that every row is left with."""
 SEED: Final = 1
 
 Rows = list[tuple[tuple[float, ...], bool, float]]
@@ -55,11 +60,16 @@ class Replayed:
 
     def see(self, row: Sequence[float]) -> Sight:
         """See `Model.see`."""
-        chance = self._model.predict_proba_one(self._encode(row)).get(True, None)
-        # A tree that has seen one class only is too sure of itself, and River's say nothing before the first row.
-        prior = self._base()
-        sure = prior if chance is None else chance
-        return Sight(min(max(sure, 0.02 * prior), 1.0 - 0.02 * (1.0 - prior)), ())
+        encoded, prior = self._encode(row), self._base()
+        grown = self._list_trees()
+        if grown:
+            chance = sum(_find_share(_find_leaf(root, encoded), prior) * weight for root, weight in grown)
+            chance /= math.fsum(weight for _, weight in grown)
+        else:
+            # River's models say nothing before the first row.
+            chance = self._model.predict_proba_one(encoded).get(True, prior)
+        # A tree that has seen one class only is too sure of itself.
+        return Sight(min(max(chance, LEAST * prior), 1.0 - LEAST * (1.0 - prior)), ())
 
     def learn(self, row: Sequence[float], label: bool, weight: float = 1.0) -> None:
         """See `Model.learn`."""
@@ -73,6 +83,29 @@ class Replayed:
 
     def combine(self, sight: Sight, label: bool, weight: float = 1.0) -> None:
         """See `Model.combine`: there is nothing to combine."""
+
+    def scorer(self, names: Sequence[str], *, outcome: str = "", schema: str = "") -> TreesScorer | None:
+        """A frozen copy of the trees, for rows of the columns `names`; None where there are none."""
+        grown, prior = self._list_trees(), self._base()
+        if not grown:
+            return None
+        codes = [
+            Code(place, {value: _smooth(found, prior) for value, found in counts.items()}, prior)
+            for counts, place in zip(self._counts, self.categorical, strict=True)
+        ]
+        return TreesScorer(
+            TreesScoring(
+                outcome=outcome,
+                schema=schema,
+                names=tuple(names),
+                link="mean",
+                trees=tuple(_freeze(root, prior) for root, _ in grown),
+                weights=tuple(weight for _, weight in grown),
+                codes=tuple(codes),
+                low=LEAST * prior,
+                high=1.0 - LEAST * (1.0 - prior),
+            )
+        )
 
     def to_bytes(self) -> bytes:
         """See `Model.to_bytes`."""
@@ -114,9 +147,54 @@ class Replayed:
         encoded = {place: value if value == value else 0.0 for place, value in enumerate(row)}
         base = self._base()
         for counts, place in zip(self._counts, self.categorical, strict=True):
-            positive, weight = counts.get(row[place], (0.0, 0.0))
-            encoded[place] = (positive + SMOOTH * base) / (weight + SMOOTH)
+            encoded[place] = _smooth(counts.get(row[place], (0.0, 0.0)), base)
         return encoded
+
+    def _list_trees(self) -> list[tuple[Any, float]]:
+        """Roots and what each counts; none of a model without trees, or before the first row.
+
+        What a tree says is the share of positives in a leaf of its: River's own answers are of naive Bayes in the
+        leaves, or mixed with those of trees that are yet to replace another, and worse calibrated.
+        """
+        if self.kind == "hoeffding_adaptive_tree":
+            return [] if self._model._root is None else [(self._model._root, 1.0)]
+        if self.kind != "adaptive_random_forest":
+            return []
+        return [
+            (each._root, metric.get() if metric.get() > 0.0 else 1.0)
+            for each, metric in zip(self._model, self._model._metrics, strict=False)
+            if each._root is not None
+        ]
+
+
+def _smooth(counts: Sequence[float], base: float) -> float:
+    """Share of positives of a category, of which there were `counts` positives and rows."""
+    positive, weight = counts
+    return (positive + SMOOTH * base) / (weight + SMOOTH)
+
+
+def _find_leaf(root: Any, row: dict[int, float]) -> Any:
+    node = root
+    while isinstance(node, NumericBinaryBranch):
+        node = node.children[0 if row[node.feature] <= node.threshold else 1]
+    return node
+
+
+def _find_share(node: Any, prior: float) -> float:
+    """Share of positives among the rows that came by a node."""
+    whole = sum(node.stats.values()) if node.stats else 0.0
+    return node.stats.get(True, 0.0) / whole if whole else prior
+
+
+def _freeze(root: Any, prior: float) -> Tree:
+    nodes, parts = [root], []
+    for node in nodes:
+        column, threshold, left, right = LEAF, 0.0, 0, 0
+        if isinstance(node, NumericBinaryBranch):
+            column, threshold, left, right = node.feature, node.threshold, len(nodes), len(nodes) + 1
+            nodes += node.children
+        parts.append((column, threshold, left, right, _find_share(node, prior)))
+    return Tree(*zip(*parts, strict=True))
 
 
 class Clipped(preprocessing.StandardScaler):  # type: ignore[misc]
@@ -132,7 +210,7 @@ def _logistic() -> Any:
 
 
 def _tree() -> Any:
-    return tree.HoeffdingAdaptiveTreeClassifier(grace_period=100, delta=1e-5, seed=SEED)
+    return tree.HoeffdingAdaptiveTreeClassifier(grace_period=100, delta=1e-2, leaf_prediction="mc", seed=SEED)
 
 
 def _forest() -> Any:

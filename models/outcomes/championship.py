@@ -95,6 +95,14 @@ class Championship:
             self._money.append([])
         self._money[self.names.index(name)] = [0.0] * len(STAKES)
 
+    def leave(self, name: str, heir: str) -> None:
+        """Let the contestant called `name` challenge no more; `heir` is champion where it was."""
+        if name == self.champion:
+            self.crown(heir)
+        place = self.names.index(name)
+        self.names = (*self.names[:place], *self.names[place + 1 :])
+        del self._money[place]
+
     def crown(self, name: str) -> None:
         """Make `name` the champion, whatever the evidence; raises ValueError where there is no such contestant."""
         if name not in self.names:

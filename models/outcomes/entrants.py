@@ -1,4 +1,4 @@
-"""Models that take part where it is asked for: judged beside the others on every label, and never speaking.
+"""Models that take part where it is asked for: judged beside the others on every label, and champion if they win.
 
 River's trees and boosted trees cost many times what the others do, in time, in memory and in the size of snapshots, and
 `make bench-learning` shows what they are worth. Each learns under the policy `wait`, from its newest rows.

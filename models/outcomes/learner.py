@@ -1,7 +1,7 @@
 """The learner of one outcome: labelled examples in, one at a time, and frozen scorers of its champion out.
 
 Two models, each under the two sound label policies, learn from the same examples and are judged by what they had said
-at exposure, beside others where that is asked for. One of the four is the champion: the scorer is its. A learner
+at exposure, beside others where that is asked for. One of them all is the champion: the scorer is its. A learner
 restored from its bytes goes on exactly, to the bit, as the one that wrote them.
 """
 
@@ -49,7 +49,7 @@ ENTRIES: Final[dict[str, tuple[Restore, Policy]]] = {
 }
 """Who may take part: by name, what makes its model of bytes again, and its label policy."""
 SPEAKERS: Final = ("f4-wait", "f4-fnw", "regression-wait", "regression-fnw")
-"""Those who take part from the beginning; they and a fresh one may be champion."""
+"""Those who take part from the beginning."""
 
 
 class ExampleRefused(ValueError):
@@ -158,10 +158,15 @@ class OutcomeLearner:
         for name in present:
             if name not in entrants:
                 self.contest.leave(name)
+                if name == self.champion:
+                    self.recalibration = Recalibration()
+                    self.drift.begin()
+                self.championship.leave(name, FIRST)
         for name in entrants:
             if name not in present:
                 model = make_entrant(name, len(self.names), self.categorical)
                 self.contest.enter(Contestant(name, model, ENTRIES[name][1]))
+                self.championship.enter(name)
 
     @property
     def cold(self) -> bool:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from models.outcomes.f4_scorer import F4Scorer, F4Scoring
 from models.outcomes.recalibration import Parameters, bend
 from models.outcomes.scorer import Coefficients, LinearScorer
+from models.outcomes.trees_scorer import TreesScorer, TreesScoring
 from schemas.trigger import Contribution
 
-RawScorer = LinearScorer | F4Scorer
-RawScoring = Coefficients | F4Scoring
+RawScorer = LinearScorer | F4Scorer | TreesScorer
+RawScoring = Coefficients | F4Scoring | TreesScoring
 
 
 class RecalibratedScoring(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="recalibrated"):
@@ -67,4 +68,6 @@ def open_scorer(data: bytes) -> Scorer:
 
 
 def _open_raw(scoring: RawScoring) -> RawScorer:
-    return LinearScorer(scoring) if isinstance(scoring, Coefficients) else F4Scorer(scoring)
+    if isinstance(scoring, Coefficients):
+        return LinearScorer(scoring)
+    return F4Scorer(scoring) if isinstance(scoring, F4Scoring) else TreesScorer(scoring)

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from models.lifecycle.snapshot import Snapshot
-from models.outcomes.entrants import ENTRANTS
 from models.outcomes.learner import OutcomeLearner
 from models.outcomes.report import SERVED, OutcomeReport, report_learner
 from stream.commands import CommandError
@@ -38,8 +37,8 @@ def divide_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def list_contestants(snapshot: Snapshot) -> list[str]:
-    """Names of who contends for being the champion, none where nobody does; not of those who are only judged."""
-    return [name for name in divide_metrics(snapshot.metrics) if name not in (SERVED, *ENTRANTS)]
+    """Names of who contends for being the champion; none where nobody does."""
+    return [name for name in divide_metrics(snapshot.metrics) if name != SERVED]
 
 
 async def show_version(settings: Settings, model: str, version: int | None, *, as_json: bool = False) -> None:

@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 from models.lifecycle.snapshot import Snapshot, open_sealed, seal
 from models.outcomes.learner import SPEAKERS, OutcomeLearner
+from models.outcomes.scorers import open_scorer
+from models.outcomes.trees_scorer import TreesScorer
 from stream.broker import find_ends
 from stream.cli import app
 from stream.commands.connections import open_consumer
@@ -226,7 +228,7 @@ async def test_negatives_are_sampled_while_learning_is_behind_and_that_is_learne
         await check_past(live, wanted, published[wanted], None, tmp_path)
 
 
-async def test_entrants_are_judged_beside_the_others_and_never_speak(
+async def test_entrants_are_judged_beside_the_others_and_speak_when_promoted(
     servers: Servers, redis: Redis, topic_prefix: str, tmp_path: Path
 ) -> None:
     entrants = ["tree-wait", "boosting-wait"]
@@ -243,12 +245,17 @@ async def test_entrants_are_judged_beside_the_others_and_never_speak(
         page = await asyncio.to_thread(live.worker.metrics)
         for name in entrants:
             assert f'nudge_model_contestant_log_loss{{contestant="{name}",model="conversion"}}' in page
-            refused = await live.run("promote", "conversion", name)
-            assert (refused.exit_code, f"no contestant '{name}'" in refused.stderr) == (1, True)
+
+        # When: one is promoted
+        assert (await live.run("promote", "conversion", "tree-wait")).exit_code == 0
+        await live.send(1)
+        await live.wait_used("conversion", await live.newest())
+        promoted = opened((await live.published())[await live.newest()]["conversion"])
+        assert promoted.champion == "tree-wait"
+        assert isinstance(open_scorer(promoted.scoring), TreesScorer)
 
         # Learned again from the beginning, where they did not take part yet.
         await live.forget(*[each for each in published if each <= version])
-        await live.send(1)
         await check_past(live, version, published[version], None, tmp_path)
 
 

@@ -20,6 +20,7 @@ from models.outcomes.recalibration import Recalibration
 from models.outcomes.regression import Regression
 from models.outcomes.scorers import RecalibratedScorer, open_scorer
 from models.outcomes.shift import BLOCK, EVERY, ShiftState
+from models.outcomes.trees_scorer import TreesScorer
 from schemas.example import Example, Stage
 from tests.unit.test_outcomes_contest import delayed
 
@@ -180,7 +181,7 @@ def test_what_is_right_is_left_as_it_is(champion: str) -> None:
         assert not learner.recalibration.used
 
 
-def test_entrants_are_judged_on_the_same_windows_and_never_speak() -> None:
+def test_entrants_are_judged_on_the_same_windows_and_change_nothing_for_the_others() -> None:
     log, names = list(delayed(0.2, 900, 100)), ("tree-wait", "boosting-wait")
     learner, plain = OutcomeLearner("buy", NAMES, "s1"), OutcomeLearner("buy", NAMES, "s1")
     for place, each in enumerate(log):
@@ -193,7 +194,8 @@ def test_entrants_are_judged_on_the_same_windows_and_never_speak() -> None:
     metrics = learner.metrics()
     assert metrics["tree-wait.rows"] == metrics["boosting-wait.rows"] > 300
     assert metrics["tree-wait.log_loss"] < 1.05 * metrics["tree-wait.base_log_loss"]
-    assert learner.find_speaker("tree-wait") == learner.champion
+    assert learner.find_speaker("tree-wait") == "tree-wait"
+    assert isinstance(learner.scorer("boosting-wait"), TreesScorer)
     # Without them it would have been the same.
     scorer, wanted = learner.scorer(), plain.scorer()
     assert scorer is not None
@@ -201,6 +203,22 @@ def test_entrants_are_judged_on_the_same_windows_and_never_speak() -> None:
     assert scorer.to_bytes() == wanted.to_bytes()
     learner.admit(())
     assert learner.to_bytes() == plain.to_bytes()
+
+
+def test_an_entrant_that_wins_speaks_until_it_leaves() -> None:
+    learner = OutcomeLearner("buy", NAMES, "s1")
+    for place, each in enumerate(delayed(0.2, 900, 100)):
+        learner.learn(each)
+        if place == 100:
+            learner.admit(("tree-wait",))
+    said = tuple({**dict.fromkeys(learner.championship.names, 0.9), "tree-wait": 0.1}.values())
+    while learner.champion != "tree-wait":
+        learner.championship.judge(said, 0)
+    learner = OutcomeLearner.from_bytes(learner.to_bytes())
+    assert isinstance(learner.scorer(), TreesScorer)
+    learner.admit(())
+    assert learner.champion == FIRST
+    assert not isinstance(learner.scorer(), TreesScorer)
 
 
 def test_codes_reach_every_model_and_are_remembered() -> None:
