@@ -31,7 +31,7 @@ demo: $(VENV)/base ## a broker, a Redis, a worker and a real event log, live; AR
 
 test: lint ## linters, types, unit and integration tests
 	@echo "== tests"
-	@$(RUN)pytest -n $(or $(PROCESSES),4) --dist worksteal --durations=15 $(ARGS)
+	@$(RUN)pytest -n $(or $(PROCESSES),3) --dist worksteal --durations=15 $(ARGS)
 
 lint: $(VENV)/dev ## format, linter, types, import contract
 	@echo "== lint"

@@ -128,6 +128,8 @@ class Twin:
         """
         self.settings = settings
         self.learners = LearnerSet(NAMES, SCHEMA, CATEGORICAL)
+        # A worker's learner lets them in when it first publishes.
+        self.learners.decide(-1, 1.0, settings.models.entrants)
         self.champions = Champions(SCHEMA)
         self.shards = [Shard(number, settings.topics.events) for number in range(partitions)]
         self.counts: Counter[str] = Counter()

@@ -15,6 +15,7 @@ import msgspec
 
 from models.lifecycle.sampling import REMEMBERED, Decision, find_following
 from models.lifecycle.snapshot import Snapshot, SnapshotRefused
+from models.outcomes.boosting import ExtraMissing
 from models.outcomes.learner import ExampleRefused, OutcomeLearner
 from models.recommend.learner import RecommendLearner
 from schemas.example import Example, Interaction
@@ -156,7 +157,7 @@ class LearnerSet:
                 self.recommend = RecommendLearner.from_bytes(snapshot.learning)
                 return
             learner = OutcomeLearner.from_bytes(snapshot.learning)
-        except (msgspec.DecodeError, ValueError, KeyError) as error:
+        except (msgspec.DecodeError, ValueError, KeyError, ExtraMissing) as error:
             raise SnapshotRefused(f"{snapshot.model}: version {snapshot.version} does not decode: {error}") from error
         layout = (self._schema, self._names, self._categorical)
         if (learner.schema, learner.names, learner.categorical) != layout:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from models.lifecycle.learners import take_snapshot
+from models.outcomes.boosting import ExtraMissing
 from models.outcomes.learner import OutcomeLearner
 from models.outcomes.rehearsal import Rehearsal
 from models.outcomes.report import report_learner
@@ -44,17 +45,22 @@ def backtest(
     """
     if out is not None:
         find_key(settings)
-    if columns is None:
-        run = play_logs(settings, files, consents=consents, partitions=partitions, every=every)
-    else:
-        run = rehearse_table(files, columns, delay=delay, every=every)
+    try:
+        if columns is None:
+            run = play_logs(settings, files, consents=consents, partitions=partitions, every=every)
+        else:
+            run = rehearse_table(files, columns, delay=delay, every=every, entrants=settings.models.entrants)
+    except ExtraMissing as error:
+        raise CommandError(f"models.entrants: {error}") from error
     show_run(run, as_json=as_json, page=page)
     for file in () if out is None else write_snapshots(settings, run, out):
         if not as_json:
             print_line(f"written {file}")
 
 
-def rehearse_table(files: Sequence[Path], columns: Columns, *, delay: int = 0, every: int = 500) -> Run:
+def rehearse_table(
+    files: Sequence[Path], columns: Columns, *, delay: int = 0, every: int = 500, entrants: Sequence[str] = ()
+) -> Run:
     """Learn a table, its labels `delay` milliseconds after their rows; a new scorer after every `every` examples.
 
     Raises `CommandError` where it is no table, or one that can't be learned from.
@@ -66,6 +72,7 @@ def rehearse_table(files: Sequence[Path], columns: Columns, *, delay: int = 0, e
         raise CommandError("--delay says how long after its row a label comes: name the column of the row's --time")
     table = read_table(files, columns)
     learner = OutcomeLearner(columns.label, table.names, hash_names(table.names), categorical=table.categorical)
+    learner.admit(entrants)
     began = perf_counter()
     rehearsal = Rehearsal(learner, delay=delay, every=every)
     rehearsal.play(table.rows)

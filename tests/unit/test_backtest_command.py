@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -292,6 +293,15 @@ def test_few_rows_are_reported_as_too_few(folder: Path) -> None:
     assert of["outcomes"][0]["cold"]
     assert of["swaps"] == 0
     assert "too few labels" in run("backtest", folder / "a.csv", "--label", "bought").stdout
+
+
+def test_entrants_are_judged_in_files_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUDGE_MODELS_ENTRANTS", '["tree-wait", "boosting-wait"]')
+    of = report(write_csv(folder / "a.csv", visits(900)), "--label", "bought")
+    judged = {each["name"]: each["metrics"]["rows"] for each in of["outcomes"][0]["contestants"]}
+    assert judged["tree-wait"] == judged["boosting-wait"] == judged["f4-wait"] > 500
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert "models.entrants: no LightGBM" in complaint(folder / "a.csv", "--label", "bought")
 
 
 def test_the_demos_log_teaches_a_model_that_is_calibrated_and_says_more_than_the_base_rate(folder: Path) -> None:
